@@ -1,0 +1,47 @@
+import os
+import shutil
+from pathlib import Path
+
+import lm_plugins
+
+DOCS = Path(__file__).resolve().parent
+
+project = "lm_plugins"
+author = "lm_plugins contributors"
+copyright = "2026, lm_plugins contributors"
+version = release = lm_plugins.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+
+# The notebooks live beside docs/, where people look for them; Sphinx reads only what is inside.
+shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
+shutil.copytree(DOCS.parent / "notebooks", DOCS / "notebooks", ignore=shutil.ignore_patterns("*.py", ".*"))
+
+# They are committed with their outputs, and run by `make notebooks`.
+nb_execution_mode = "off"
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_numpy_docstring = False
+copybutton_exclude = ".linenos, .gp"
+
+# Links into other projects' documentation need a network. The build has to work without one.
+if os.environ.get("DOCS_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "captum": ("https://captum.ai/api/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "python": ("https://docs.python.org/3/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+
+html_theme = "furo"
+html_title = f"lm_plugins {release}"

@@ -1,0 +1,69 @@
+"""Every exception and warning of lm_plugins: each says what was expected, what came, and what to do."""
+
+__all__ = [
+    "ArchitectureError",
+    "DuplicateRuleError",
+    "InputTypeError",
+    "LMPluginsError",
+    "MaskValueError",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "OptionError",
+    "PublishedCodeWarning",
+    "RuleError",
+    "ShapeError",
+    "TrainingModeError",
+    "UnsupportedOperatorError",
+]
+
+
+class LMPluginsError(Exception):
+    """Base class of every error that lm_plugins raises on purpose."""
+
+
+class ShapeError(LMPluginsError, ValueError):
+    """A tensor has another shape than the one that is needed; the message names both."""
+
+
+class InputTypeError(LMPluginsError, TypeError):
+    """An argument has the wrong type or dtype, such as an integer image."""
+
+
+class MaskValueError(LMPluginsError, ValueError):
+    """A mask holds something other than 0 and 1, or a pixel is masked in only some of its channels."""
+
+
+class NonFiniteError(LMPluginsError, ValueError):
+    """A visible pixel is infinite or NaN."""
+
+
+class TrainingModeError(LMPluginsError, RuntimeError):
+    """The model, or a part of it, is in training mode."""
+
+
+class OptionError(LMPluginsError, ValueError):
+    """An option has a value that is not among the known ones; the message lists them."""
+
+
+class ArchitectureError(LMPluginsError, ValueError):
+    """The published code knows no architecture of that name; the message lists the families."""
+
+
+class RuleError(LMPluginsError, TypeError):
+    """Something that cannot be given a rule was passed to `register_rule`, or a rule returned nonsense."""
+
+
+class DuplicateRuleError(LMPluginsError, ValueError):
+    """A torch function already has a rule."""
+
+
+class UnsupportedOperatorError(LMPluginsError, NotImplementedError):
+    """A model calls a torch function that has no masking rule, or one in a way its rule does not cover."""
+
+
+class MissingDependencyError(LMPluginsError, ImportError):
+    """An optional package is not installed; the message names the extra that installs it."""
+
+
+class PublishedCodeWarning(UserWarning):
+    """The published layer masking code cannot run what was asked for; options were derived from its rules."""

@@ -1,0 +1,30 @@
+"""The engine of layer masking. Knows no framework and no explainer."""
+
+from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.coverage import Coverage, coverage
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.model import MASKED, LayerMasked, as_visible, run_masked
+from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.published import published
+from lm_plugins.masking.registry import observing, register_rule, registered_functions, unregister_rule
+from lm_plugins.masking.visibility import Visibility
+from lm_plugins.masking.window import Window
+
+__all__ = [
+    "MASKED",
+    "Coverage",
+    "LayerMasked",
+    "Mask",
+    "MaskedActivation",
+    "MaskingOptions",
+    "Visibility",
+    "Window",
+    "as_visible",
+    "coverage",
+    "observing",
+    "published",
+    "register_rule",
+    "registered_functions",
+    "run_masked",
+    "unregister_rule",
+]

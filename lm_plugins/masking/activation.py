@@ -1,0 +1,173 @@
+"""An activation of which a part is hidden: the carrier that travels through an unmodified model."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.neighbour_padding import fill
+from lm_plugins.masking.registry import call_rule
+from lm_plugins.masking.visibility import Visibility
+from lm_plugins.masking.window import Window
+
+__all__ = ["NCHW", "MaskedActivation"]
+
+#: The meaning of each dimension: batch, channels, height, width. Everything that is not N, H or W is a "C".
+NCHW = ("N", "C", "H", "W")
+
+
+class MaskedActivation:
+    """An activation, what of it is visible, and which of its dimensions are spatial.
+
+    It is not a tensor. Torch functions, methods and operators that a model calls on it are handed to the rule table
+    through ``__torch_function__``; one without a rule is an error, so nothing ever computes on hidden values unseen.
+
+    The invariant: values at hidden positions (not in ``visibility.computed``) are unspecified.
+
+    Args:
+        values: The activation, a floating-point tensor whose dimensions mean `dims`.
+        visibility: The regions it carries.
+        dims: One letter a dimension: ``"N"``, ``"H"``, ``"W"`` (in this order, once each) and any number of ``"C"``.
+    """
+
+    def __init__(self, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> None:
+        self.values = values
+        self.visibility = visibility
+        self.dims = dims
+
+    # ---- for rules -------------------------------------------------------------------------------------------------
+
+    def like(self, values: Tensor) -> "MaskedActivation":
+        """The same regions and dimensions with other values; itself if a function worked in place."""
+        return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
+
+    def dim_of(self, letter: str) -> int:
+        """The index of the batch dimension or of a spatial one."""
+        return self.dims.index(letter)
+
+    def spread(self, region: Tensor) -> Tensor:
+        """Reshape an ``(N, H, W)`` or ``(N, 1, H, W)`` tensor so that it broadcasts to the values."""
+        sizes = iter((region.shape[0], region.shape[-2], region.shape[-1]))
+        return region.reshape([next(sizes) if letter in "NHW" else 1 for letter in self.dims])
+
+    def is_hidden(self, region: Mask | None = None) -> Tensor:
+        """Bool that broadcasts to the values: hidden under `region`, by default under the computed one."""
+        return self.spread((region or self.visibility.computed).hidden)
+
+    def with_hidden(self, value: float, region: Mask | None = None) -> Tensor:
+        """The values with `value` at the positions hidden under `region`; themselves if nothing is hidden."""
+        region = region or self.visibility.computed
+        return self.values if region.is_full else self.values.masked_fill(self.is_hidden(region), value)
+
+    def padded_for(self, window: Window) -> Tensor:
+        """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`."""
+        plan, rings = self.visibility.padding_for(window)
+        if rings == 0:
+            return self.values
+        # Autograd may have saved the values for another branch; without it, hidden positions are ours to write.
+        return fill(self.values, plan, rings, in_place=not torch.is_grad_enabled())
+
+    def completed_to(self, region: Mask) -> Tensor:
+        """The values with every position of `region` defined: what is missing is padded from neighbours, or zero.
+
+        Zero stands for whatever padding cannot reach (an image of which nothing is visible), and for everything that
+        is missing under ``MaskingOptions.missing="zero"``.
+        """
+        computed = self.visibility.computed
+        if region is computed or not bool((region.positions & computed.hidden).any()):
+            return self.values
+        values, known = self.values, computed.positions
+        if self.visibility.options.missing == "neighbours" and self.dims == NCHW:
+            options = self.visibility.options
+            plan = computed.fill_plan(options.diagonal, options.padding_epsilon)
+            count = plan.rings_to_cover(region.positions)
+            values, known = fill(values, plan, count, in_place=False), plan.known_after(count)
+        return values.masked_fill(self.spread(region.positions & ~known), 0.0)
+
+    # ---- what models ask a tensor --------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the values."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the values."""
+        return self.values.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the values."""
+        return self.values.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether autograd follows the values."""
+        return self.values.requires_grad
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the values are on a CUDA device."""
+        return self.values.is_cuda
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        shape = ", ".join(f"{letter}={size}" for letter, size in zip(self.dims, self.shape, strict=True))
+        return f"MaskedActivation({shape}, dtype={self.dtype})"
+
+    # ---- to the rule table -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return call_rule(function, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(torch.Tensor, name):
+            raise AttributeError(f"a masked activation has no attribute {name!r}")
+        method = getattr(torch.Tensor, name)
+        if callable(method):
+            return partial(_call_method, method, self)
+        raise UnsupportedOperatorError(f"no masking rule for torch.Tensor.{name}")
+
+    def __iter__(self) -> Any:
+        raise UnsupportedOperatorError("no masking rule for iterating over an activation")
+
+    def __bool__(self) -> bool:
+        raise UnsupportedOperatorError("no masking rule for torch.Tensor.__bool__")
+
+
+def _call_method(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return call_rule(method, args, kwargs)
+
+
+def _forward_operator(name: str) -> Callable[..., Any]:
+    method = getattr(torch.Tensor, name)
+
+    def operator(*args: Any) -> Any:
+        return call_rule(method, args, {})
+
+    operator.__name__ = name
+    return operator
+
+
+# Python looks operators up on the class, never through __getattr__.
+for _name in (
+    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
+    "__itruediv__ __pow__ __rpow__ __ipow__ __neg__ __abs__ __matmul__ __rmatmul__ __floordiv__ __mod__ __getitem__ "
+    "__setitem__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __invert__"
+).split():
+    setattr(MaskedActivation, _name, _forward_operator(_name))

@@ -1,0 +1,146 @@
+"""Which torch functions a model calls on its activations, and which of them have a rule."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.registry import function_name, has_rule, observing
+from lm_plugins.masking.visibility import Visibility
+
+__all__ = ["Coverage", "coverage"]
+
+
+@dataclass
+class Coverage:
+    """What a model calls on activations that are still spatial. Falsy when something is missing.
+
+    Args:
+        supported: Names of functions with a rule, and the module paths that call them.
+        missing: The same for functions without a rule, or called in a way that their rule does not cover.
+        reasons: Why a function that has a rule is missing all the same.
+        stopped: The error with which the run ended early, if it did; more may be missing after it.
+    """
+
+    supported: dict[str, list[str]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+
+    def __bool__(self) -> bool:
+        return not self.missing and self.stopped is None
+
+    def advice(self) -> str:
+        """What is missing and what to do about it, as the text of an error."""
+        lines = [_line(name, paths) for name, paths in self.missing.items()]
+        stopped = [f"The model then failed with: {self.stopped}; more may be missing."] if self.stopped else []
+        return "\n".join(
+            [
+                "Missing in this model:",
+                *(f"  {line}" for line in lines),
+                *stopped,
+                "Register a rule with lm_plugins.register_rule (docs/writing_a_rule.md), or choose another removal.",
+            ]
+        )
+
+    def __str__(self) -> str:
+        head = f"{len(self.supported)} functions have a rule, {len(self.missing)} do not."
+        supported = [f"  {_line(name, paths)}" for name, paths in self.supported.items()]
+        return "\n".join([head, *supported, *([self.advice()] if not self else [])])
+
+
+def _line(name: str, paths: list[str]) -> str:
+    named = ", ".join(repr(path) for path in paths[:3])
+    return f"{name}, called in {named}{f' and {len(paths) - 3} more' if len(paths) > 3 else ''}"
+
+
+def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None) -> Coverage:
+    """Find out whether a model can be layer-masked, and what is missing if not.
+
+    Runs the model once on `x`, all of it visible. Where a function has no rule, the plain function is called and the
+    run goes on with its result, so that everything missing is found at once.
+
+    Args:
+        model: A model of images.
+        x: Images ``(N, C, H, W)``; one suffices.
+        options: The semantics; they decide few cases.
+
+    Returns:
+        What was found; falsy when something is missing.
+
+    Example:
+        >>> import torch
+        >>> import lm_plugins as lm
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.PixelShuffle(2)).eval()
+        >>> found = lm.coverage(model, torch.rand(1, 3, 8, 8))
+        >>> bool(found), found.missing
+        (False, {'torch.nn.functional.pixel_shuffle': ['1 (PixelShuffle)']})
+    """
+    found = Coverage()
+    names = {id(module): name for name, module in model.named_modules()}
+    visible = Mask(torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device))
+    full = Visibility(visible, visible, MaskingOptions() if options is None else options)
+
+    def record(
+        function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[], Any]
+    ) -> Any:
+        name, path = function_name(function), _module_path(names)
+        try:
+            result = act()
+        except UnsupportedOperatorError as error:
+            _add(found.missing, name, path)
+            if has_rule(function):
+                found.reasons[name] = str(error)
+            return _go_on(function(*_plain(args), **_plain(kwargs)), full.options)
+        _add(found.supported, name, path)
+        return result
+
+    try:
+        with torch.no_grad(), observing(record):
+            model(MaskedActivation(x, full))
+    except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
+        found.stopped = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _add(found: dict[str, list[str]], name: str, path: str) -> None:
+    paths = found.setdefault(name, [])
+    if path not in paths:
+        paths.append(path)
+
+
+def _module_path(names: dict[int, str]) -> str:
+    """The innermost module of the model on the call stack, with its class. Needs no hooks, so it leaves none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            return f"{names[id(owner)] or '(the model)'} ({type(owner).__name__})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "(outside of any module)"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MaskedActivation):
+        return value.values
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(one) for one in value)
+    return value
+
+
+def _go_on(result: Any, options: MaskingOptions) -> Any:
+    if isinstance(result, Tensor) and result.ndim == 4 and result.is_floating_point():
+        visible = Mask(torch.ones(result.shape[0], *result.shape[2:], dtype=torch.bool, device=result.device))
+        return MaskedActivation(result, Visibility(visible, visible, options), NCHW)
+    if isinstance(result, (list, tuple)):
+        return type(result)(_go_on(one, options) for one in result)
+    return result

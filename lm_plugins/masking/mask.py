@@ -1,0 +1,235 @@
+"""A region of a map, and its algebra: how it passes windows, cuts, pads and merges."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.masking.neighbour_padding import FillPlan
+from lm_plugins.masking.window import Pair, Window
+
+__all__ = ["Mask"]
+
+T = TypeVar("T")
+
+
+class Mask:
+    """A region at one resolution. Immutable; every result is cached, so that layers of one geometry share it.
+
+    Positions outside of `inside` come from an explicit pad: their values are constants of the model. They are neither
+    in the region nor hidden: no mean counts them and neighbour padding leaves them alone.
+
+    Args:
+        positions: Bool ``(N, H, W)``, True = in the region. Nothing outside of `inside` is True.
+        inside: Bool ``(H, W)``, or None if every position belongs to the image.
+    """
+
+    def __init__(self, positions: Tensor, inside: Tensor | None = None) -> None:
+        self.positions = positions
+        self.inside = inside
+        self._cache: dict[Hashable, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Mask(positions={tuple(self.positions.shape)}, inside={'part' if self.inside is not None else 'all'})"
+
+    def _cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._cache:
+            self._cache[key] = make()
+        result: T = self._cache[key]
+        return result
+
+    @property
+    def size(self) -> Pair:
+        """Height and width of the map."""
+        return int(self.positions.shape[1]), int(self.positions.shape[2])
+
+    @property
+    def hidden(self) -> Tensor:
+        """Bool ``(N, H, W)``: what is inside of the image but not in the region."""
+        return self._cached("hidden", lambda: ~self.positions if self.inside is None else ~self.positions & self.inside)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is hidden in any image of the batch."""
+        return self._cached("is_full", lambda: not bool(self.hidden.any()))
+
+    def fill_plan(self, diagonal: float, epsilon: float) -> FillPlan:
+        """The plan of neighbour padding around the region; the numbers as in `MaskingOptions`."""
+        return self._cached(
+            ("fill", diagonal, epsilon), lambda: FillPlan(self.positions, self.inside, diagonal, epsilon)
+        )
+
+    # ---- windows -----------------------------------------------------------------------------------------------
+
+    def any_in(self, window: Window) -> "Mask":
+        """The positions in whose window something of the region lies."""
+        if window.is_identity:
+            return self
+        return self._cached(
+            ("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window))
+        )
+
+    def centre_of(self, window: Window) -> "Mask":
+        """The positions the centre of whose window lies in the region.
+
+        Even kernels have two central taps an axis: half of the central taps suffice. Where the centre lies outside of
+        the image, anything in the window suffices; so does it in an image that would lose its last position.
+        """
+        if window.keeps_grid and self.inside is None:
+            return self
+
+        def make() -> Mask:
+            any_in = self.any_in(window)
+            left, right, top, bottom = window.padding
+            counts = F.pad(~self.hidden, (left, right, top, bottom), value=True)
+            height, width = any_in.size
+            taps = [
+                counts[:, i :: window.stride[0], j :: window.stride[1]][:, :height, :width]
+                for i in window.central_taps(0)
+                for j in window.central_taps(1)
+            ]
+            central = (torch.stack(taps).sum(0) * 2 >= len(taps)) & any_in.positions
+            return Mask(_or_where_empty(central, any_in.positions), any_in.inside)
+
+        return self._cached(("centre", window), make)
+
+    def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
+        """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
+
+        The number of image positions in each window over the number of those in the region: exactly 1 where nothing is
+        hidden, 0 where nothing is in the region.
+        """
+
+        def make() -> Tensor:
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            return _ratio(_count_in(inside, window, dtype), _count_in(self.positions, window, dtype))
+
+        return self._cached(("mean", window, dtype), make)
+
+    def _inside_after(self, window: Window) -> Tensor | None:
+        if self.inside is None and not window.is_oversized:
+            return None
+        inside = torch.ones_like(self.positions[0]) if self.inside is None else self.inside
+        return _none_if_all(_any_in(inside[None], window)[0])
+
+    # ---- adaptive windows ----------------------------------------------------------------------------------------
+
+    def any_in_adaptive(self, size: Pair) -> "Mask":
+        """As `any_in`, for the uneven windows of adaptive pooling to `size`."""
+        if size == self.size:
+            return self
+
+        def make() -> Mask:
+            inside = None if self.inside is None else _none_if_all(_adaptive(self.inside[None], size, "max")[0, 0] > 0)
+            return Mask(_adaptive(self.positions, size, "max")[:, 0] > 0, inside)
+
+        return self._cached(("any adaptive", size), make)
+
+    def mean_correction_adaptive(self, size: Pair, dtype: torch.dtype) -> Tensor:
+        """As `mean_correction`, for the uneven windows of adaptive pooling to `size`."""
+
+        def make() -> Tensor:
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            return _ratio(_adaptive(inside, size, "avg", dtype), _adaptive(self.positions, size, "avg", dtype))
+
+        return self._cached(("mean adaptive", size, dtype), make)
+
+    # ---- merges ----------------------------------------------------------------------------------------------------
+
+    def merged(self, others: Sequence["Mask"], how: str) -> "Mask":
+        """The region after a merge of maps: their ``"intersection"``, ``"union"`` or ``"majority"``.
+
+        A position that is inside of the image for one map only counts as present in the others: they are constant there.
+        """
+        masks = (self, *others)
+        if all(mask is self for mask in masks):
+            return self
+        if how != "majority":  # a majority counts repeated operands, the others need not
+            masks = tuple(dict.fromkeys(masks))
+        key = ("merged", how, *(id(mask) for mask in masks))
+
+        def make() -> tuple[Mask, tuple[Mask, ...]]:
+            inside = _merged_inside(masks)
+            present = torch.stack([~mask.hidden for mask in masks])
+            if how == "intersection":
+                positions = present.all(0)
+            elif how == "union":
+                positions = torch.stack([mask.positions for mask in masks]).any(0)
+            else:
+                positions = present.sum(0) * 2 > len(masks)
+            if inside is not None:
+                positions = positions & inside
+            return Mask(positions, inside), masks  # holding the operands keeps their ids theirs
+
+        return self._cached(key, make)[0]
+
+    # ---- cuts and pads -----------------------------------------------------------------------------------------------
+
+    def cut(self, rows: slice, columns: slice) -> "Mask":
+        """The region of a slice of the map."""
+        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
+        return self._cached(
+            key,
+            lambda: Mask(
+                self.positions[:, rows, columns],
+                None if self.inside is None else _none_if_all(self.inside[rows, columns]),
+            ),
+        )
+
+    def padded(self, padding: Sequence[int], mode: str) -> "Mask":
+        """The region after `torch.nn.functional.pad` of the map with (left, right, top, bottom).
+
+        A constant pad puts positions outside of the image; the other modes repeat what the map holds.
+        """
+
+        def pad(region: Tensor) -> Tensor:
+            if mode == "constant":
+                return F.pad(region, tuple(padding), value=False)
+            return F.pad(region[:, None].float(), tuple(padding), mode=mode)[:, 0] > 0
+
+        def make() -> Mask:
+            inside = self.inside
+            if mode == "constant" or inside is not None:
+                inside = torch.ones_like(self.positions[0]) if inside is None else inside
+                inside = _none_if_all(pad(inside[None])[0])
+            return Mask(pad(self.positions), inside)
+
+        return self._cached(("padded", tuple(padding), mode), make)
+
+
+def _any_in(region: Tensor, window: Window) -> Tensor:
+    padded = F.pad(region, window.padding, value=False)[:, None].float()
+    return F.max_pool2d(padded, window.kernel, window.stride, 0, window.dilation)[:, 0] > 0
+
+
+def _count_in(region: Tensor, window: Window, dtype: torch.dtype) -> Tensor:
+    padded = F.pad(region, window.padding, value=False)[:, None].to(dtype)
+    return F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+
+
+def _adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    pool = F.adaptive_max_pool2d if how == "max" else F.adaptive_avg_pool2d
+    result: Tensor = pool(region[:, None].to(dtype), size)
+    return result
+
+
+def _ratio(inside: Tensor, region: Tensor) -> Tensor:
+    return torch.where(region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), 0.0)
+
+
+def _or_where_empty(region: Tensor, substitute: Tensor) -> Tensor:
+    is_empty = ~region.flatten(1).any(1)  # (N,)
+    return region | (substitute & is_empty[:, None, None])
+
+
+def _none_if_all(inside: Tensor) -> Tensor | None:
+    return None if bool(inside.all()) else inside
+
+
+def _merged_inside(masks: Sequence[Mask]) -> Tensor | None:
+    insides = [mask.inside for mask in masks]
+    if any(inside is None for inside in insides):
+        return None
+    return _none_if_all(torch.stack([inside for inside in insides if inside is not None]).any(0))

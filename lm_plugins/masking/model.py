@@ -1,0 +1,252 @@
+"""Any torch vision model, layer-masked."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.errors import (
+    InputTypeError,
+    MaskValueError,
+    NonFiniteError,
+    ShapeError,
+    TrainingModeError,
+    UnsupportedOperatorError,
+)
+from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.coverage import coverage
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.visibility import Visibility
+
+__all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
+
+#: The sentinel: a pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to
+#: leave distances between images meaningful, and outside of the range of normalised images.
+MASKED = -7.71875
+
+
+class LayerMasked(nn.Module):
+    """A model that sees only what is visible: layer masking around any unmodified vision model.
+
+    The mask travels through the network with the activations. Every convolution pads the visible region from its
+    neighbours, pooling averages what is visible, and the region moves along as `options` say. The model itself is
+    neither changed, copied nor traced; hooks on it still fire.
+
+    Args:
+        model: A model of images ``(N, C, H, W)``, in evaluation mode when it is called.
+        options: The semantics; by default those that kept most accuracy in our study.
+
+    Raises:
+        InputTypeError: `model` is no ``torch.nn.Module``, or `options` no `MaskingOptions`.
+
+    Example:
+        >>> import torch
+        >>> import lm_plugins as lm
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> masked = lm.LayerMasked(model.eval())
+        >>> x = torch.rand(2, 3, 16, 16)
+        >>> visible = torch.ones(16, 16, dtype=torch.bool)
+        >>> visible[4:8, 4:8] = False
+        >>> masked(x, visible).shape
+        torch.Size([2, 8])
+
+        The same through a sentinel, for code that can only change pixels:
+
+        >>> painted = x.masked_fill(~visible, lm.MASKED)
+        >>> bool((masked(painted) == masked(x, visible)).all())
+        True
+
+    References:
+        Balasubramanian and Feizi, "Towards Improved Input Masking for Convolutional Neural Networks", ICCV 2023.
+        Differs from the published code in the default semantics (see `MaskingOptions`) and in the inconsistencies
+        listed in docs/layer_masking.md; `published` gives theirs.
+    """
+
+    def __init__(self, model: nn.Module, options: MaskingOptions | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(f"LayerMasked needs a torch.nn.Module, got {type(model).__name__}.")
+        if options is not None and not isinstance(options, MaskingOptions):
+            raise InputTypeError(f"options must be a MaskingOptions or None, got {type(options).__name__}.")
+        super().__init__()
+        self.model = model
+        self.options = MaskingOptions() if options is None else options
+        self.training = model.training
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Any:
+        """Run the model on the visible pixels.
+
+        Args:
+            x: Images ``(N, C, H, W)``, floating point, in the normalisation that the model expects. Without `visible`,
+                a pixel whose channels all equal `MASKED` is hidden.
+            visible: True (or 1) = the model may see this pixel. Bool or 0/1 of any dtype; ``(N, 1, H, W)``,
+                ``(N, H, W)``, ``(1, 1, H, W)``, ``(1, H, W)`` or ``(H, W)``.
+
+        Returns:
+            What the model returns. Maps come back as ordinary tensors with 0 at hidden positions. If everything is
+            visible, this is the model's own output, bit for bit; an image of which nothing is visible gives a finite
+            output that does not depend on it.
+
+        Raises:
+            ShapeError: `x` is no batch of images, or `visible` does not fit it.
+            InputTypeError: `x` is not floating point, or an argument is no tensor.
+            MaskValueError: `visible` holds something other than 0 and 1, or a pixel of `x` equals `MASKED` in only
+                some of its channels.
+            NonFiniteError: A visible pixel is infinite or NaN.
+            TrainingModeError: The model or a part of it is in training mode.
+            UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
+        """
+        _check_images(x)
+        visible = _unpainted(x) if visible is None else as_visible(visible, x)
+        _check_finite(x, visible)
+        if bool(visible.all()):
+            _check_mode(self.model)
+            return self.model(x)
+        return run_masked(self.model, x, visible, self.options)
+
+
+def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions) -> Any:
+    """Send `x` through the engine, also when all of it is visible.
+
+    Args:
+        model: A model in evaluation mode.
+        x: Images ``(N, C, H, W)``, floating point.
+        visible: Bool ``(N, H, W)``.
+        options: The semantics.
+
+    Returns:
+        What the model returns, with ordinary tensors.
+
+    Raises:
+        TrainingModeError: The model or a part of it is in training mode.
+        UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
+    """
+    _check_mode(model)
+    region = Mask(visible)
+    # Hidden pixels may be anything, NaN too: some convolution algorithms let far positions touch each other.
+    values = x if region.is_full else torch.where(visible[:, None], x, 0.0)
+    if not region.is_full:
+        values = values.contiguous(memory_format=torch.channels_last)
+    try:
+        output = model(MaskedActivation(values, Visibility(region, region, options)))
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
+    return _ordinary(output)
+
+
+def as_visible(visible: Tensor, x: Tensor) -> Tensor:
+    """Check a pixel mask and bring it to the one form that the engine knows.
+
+    Args:
+        visible: See `LayerMasked.forward`.
+        x: The images that it is for, ``(N, C, H, W)``.
+
+    Returns:
+        Bool ``(N, H, W)`` on the device of `x`.
+
+    Raises:
+        InputTypeError: `visible` is no tensor.
+        ShapeError: It does not fit `x`.
+        MaskValueError: It holds something other than 0 and 1.
+    """
+    if not isinstance(visible, Tensor):
+        raise InputTypeError(
+            f"visible must be a torch.Tensor (True = visible), got {type(visible).__name__}; convert arrays with "
+            "torch.as_tensor."
+        )
+    n, _, h, w = x.shape
+    flat = visible[:, 0] if visible.ndim == 4 and visible.shape[1] == 1 else visible
+    flat = flat[None] if flat.ndim == 2 else flat
+    if flat.ndim != 3 or flat.shape[0] not in (1, n) or tuple(flat.shape[1:]) != (h, w):
+        raise ShapeError(
+            f"visible has shape {tuple(visible.shape)}, the images {tuple(x.shape)}: expected ({n}, 1, {h}, {w}) or "
+            f"({n}, {h}, {w}), with 1 in place of {n} for one mask for all images, or ({h}, {w}). Resize the mask to "
+            f"{h} x {w} with nearest-neighbour interpolation, or the images to the mask."
+        )
+    if flat.dtype != torch.bool:
+        is_visible = flat == 1
+        if not bool((is_visible | (flat == 0)).all()):
+            raise MaskValueError(
+                "visible must hold 0 (hidden) and 1 (visible) only; it also holds "
+                f"{flat[~(is_visible | (flat == 0))][0].item()}. Threshold soft masks first, for example mask > 0.5."
+            )
+        flat = is_visible
+    return flat.to(x.device).expand(n, h, w)
+
+
+def _unpainted(x: Tensor) -> Tensor:
+    is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
+    hidden = is_sentinel.all(1)  # (N, H, W)
+    partly = is_sentinel.any(1) & ~hidden
+    if bool(partly.any()):
+        image, row, column = (int(one) for one in partly.nonzero()[0])
+        raise MaskValueError(
+            f"{int(partly.sum())} pixels equal lm_plugins.MASKED in only some of their channels (the first: image {image}, "
+            f"row {row}, column {column}). A pixel is visible or hidden as a whole: use windows and feature masks that "
+            f"span all {x.shape[1]} channels, such as sliding_window_shapes=({x.shape[1]}, height, width)."
+        )
+    return ~hidden
+
+
+def _check_images(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise InputTypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(x).__name__}.")
+    if x.ndim != 4 or 0 in x.shape:
+        hint = "add the batch dimension with x[None]" if x.ndim == 3 else "pass a batch of images"
+        hint = "the batch is empty: pass at least one image" if x.ndim == 4 else hint
+        raise ShapeError(
+            f"layer masking needs images (N, C, H, W), got shape {tuple(x.shape)}; {hint}. Models of other inputs are "
+            "not supported."
+        )
+    if not x.is_floating_point():
+        raise InputTypeError(
+            f"images must be floating point in the normalisation of the model, got {x.dtype}. Convert them first, for "
+            "example x.float() / 255, then normalise."
+        )
+
+
+def _check_finite(x: Tensor, visible: Tensor) -> None:
+    bad = ~x.isfinite().all(1) & visible
+    if bool(bad.any()):
+        image, row, column = (int(one) for one in bad.nonzero()[0])
+        raise NonFiniteError(
+            f"{int(bad.sum())} visible pixels are infinite or NaN (the first: image {image}, row {row}, column {column}). "
+            "Hide them through `visible`, or repair the image. A baseline of NaN or infinity does not survive Captum's "
+            "arithmetic; use lm_plugins.MASKED."
+        )
+
+
+def _check_mode(model: nn.Module) -> None:
+    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    if training:
+        raise TrainingModeError(
+            f"layer masking needs a model in evaluation mode; in training mode: {', '.join(training[:3])}"
+            f"{f' and {len(training) - 3} more' if len(training) > 3 else ''}. Call model.eval() first: batch "
+            "statistics would mix hidden and visible positions."
+        )
+
+
+def _explain(error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions) -> str:
+    found = coverage(model, x[:1], options)
+    return f"{error}. {found.advice()}" if not found else f"{error}."
+
+
+def _ordinary(output: Any) -> Any:
+    """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
+    if isinstance(output, MaskedActivation):
+        return output.with_hidden(0.0)
+    if isinstance(output, dict):
+        items = {key: _ordinary(value) for key, value in output.items()}
+        try:
+            return type(output)(items)
+        except TypeError:
+            return items
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_ordinary(value) for value in output))
+    if isinstance(output, (list, tuple)):
+        return type(output)(_ordinary(value) for value in output)
+    if is_dataclass(output) and not isinstance(output, type):
+        return replace(output, **{field.name: _ordinary(getattr(output, field.name)) for field in fields(output)})
+    return output

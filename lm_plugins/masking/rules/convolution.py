@@ -1,0 +1,55 @@
+"""Convolution: neighbour padding around the known region, then the convolution itself."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.registry import register_rule
+from lm_plugins.masking.window import Pair, Window
+
+__all__ = ["pair"]
+
+
+def pair(value: int | tuple[int, ...] | list[int]) -> Pair:
+    """Both of two sizes, from torch's ``int`` or ``(int,)`` or ``(int, int)``."""
+    if isinstance(value, int):
+        return value, value
+    return int(value[0]), int(value[-1])
+
+
+@register_rule(F.conv2d)
+def conv2d(
+    input: MaskedActivation,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | str | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> MaskedActivation:
+    """Pad the known region from its neighbours as far as outputs that count can see, then convolve."""
+    if not isinstance(input, MaskedActivation) or input.dims != NCHW:
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.conv2d is masked for an image-like input (N, C, H, W) and ordinary weights only"
+        )
+    kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
+    strides, dilations = pair(stride), pair(dilation)
+    size: Pair = (int(input.shape[2]), int(input.shape[3]))
+    start, total = zip(*(_padding(padding, axis, kernel, dilations) for axis in range(2)), strict=True)
+    output = [
+        (size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)
+    ]
+    window = Window.between(kernel, strides, (start[0], start[1]), dilations, size, (output[0], output[1]))
+    values = F.conv2d(input.padded_for(window), weight, bias, stride, padding, dilation, groups)
+    return MaskedActivation(values, input.visibility.after_convolution(window))
+
+
+def _padding(padding: int | str | tuple[int, int], axis: int, kernel: Pair, dilation: Pair) -> Pair:
+    """Positions padded in front, and in all, along an axis."""
+    if padding == "valid":
+        return 0, 0
+    if isinstance(padding, str):  # "same", which torch splits with the odd position behind
+        total = (kernel[axis] - 1) * dilation[axis]
+        return total // 2, total
+    return pair(padding)[axis], 2 * pair(padding)[axis]

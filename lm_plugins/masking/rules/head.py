@@ -1,0 +1,69 @@
+"""The way out of the spatial world: reductions over space, and the layers of heads that act on channels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.registry import function_name, register_rule, spellings
+from lm_plugins.masking.rules.pooling import precision
+
+__all__: list[str] = []
+
+
+@register_rule(F.linear)
+def linear(input: MaskedActivation, weight: Tensor, bias: Tensor | None = None) -> MaskedActivation:
+    """Act on the channels of every position, where channels come last."""
+    if input.dims[-1] != "C":
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.linear acts on the last dimension; of {input!r} that is no channel dimension, and a "
+            "linear layer over positions would mix hidden and visible ones"
+        )
+    return input.like(F.linear(input.values, weight, bias))
+
+
+def _reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:
+    """The dimensions to reduce, and whether they are the whole of space (True) or channels only (False)."""
+    dims = list(range(input.ndim)) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
+    dims = [one % input.ndim for one in dims]
+    letters = {input.dims[one] for one in dims}
+    if "N" in letters or len(letters & {"H", "W"}) == 1:
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} over the dimensions {dims} of {input!r}: reductions are masked over space (H and "
+            "W together, channels with them or not) or over channels"
+        )
+    return dims, "H" in letters
+
+
+def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
+    def rule(
+        input: MaskedActivation, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
+    ) -> MaskedActivation | Tensor:
+        """Reduce the visible positions of a map to an ordinary tensor, or channels to fewer."""
+        dims, over_space = _reduced_dims(function, input, dim)
+        if not over_space:
+            letters = tuple(one for i, one in enumerate(input.dims) if keepdim or i not in dims)
+            values = function(input.values, dims if len(dims) > 1 else dims[0], keepdim=keepdim, **kwargs)
+            return MaskedActivation(values, input.visibility, letters)
+        region = input.visibility.visible
+        result: Tensor = function(input.with_hidden(hidden_value, region), dims, keepdim=keepdim, **kwargs)
+        if region.is_full:
+            return result
+        per_image = (-1, *[1] * (result.ndim - 1))
+        if hidden_value:  # an extremum of nothing is 0, not infinity
+            return result.masked_fill(region.any_in_adaptive((1, 1)).hidden.reshape(per_image), 0.0)
+        if function.__name__ == "mean" and input.visibility.options.global_average == "visible":
+            correction = region.mean_correction_adaptive((1, 1), precision(result))
+            return (result * correction.reshape(per_image)).to(result.dtype)
+        return result
+
+    return rule
+
+
+for _names, _hidden_value in (("mean", 0.0), ("sum", 0.0), ("amax", -torch.inf), ("amin", torch.inf)):
+    for _function in spellings(_names):
+        register_rule(_function)(_reduction(_function, _hidden_value))

@@ -1,0 +1,239 @@
+"""Views: dimensions permuted, merged, split, cut and padded. The regions follow the spatial ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.registry import function_name, register_rule, spellings
+
+__all__: list[str] = []
+
+
+def _relabelled(input: MaskedActivation, values: Tensor, dims: Sequence[str]) -> MaskedActivation:
+    if [one for one in dims if one != "C"] != ["N", "H", "W"]:
+        raise UnsupportedOperatorError(
+            f"a view of {input!r} with dimensions {tuple(dims)}: batch, height and width must stay in this order, each "
+            "once"
+        )
+    return MaskedActivation(values, input.visibility, tuple(dims))
+
+
+def _sizes(sizes: tuple[Any, ...]) -> list[int]:
+    """Torch's variadic sizes: ``view(2, 3)`` or ``view((2, 3))``."""
+    return [int(one) for one in (sizes[0] if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes)]
+
+
+# ---- order of dimensions ---------------------------------------------------------------------------------------------
+
+
+@register_rule(*spellings("permute"))
+def permute(input: MaskedActivation, *dims: Any) -> MaskedActivation:
+    """Reorder dimensions."""
+    order = _sizes(dims)
+    return _relabelled(input, input.values.permute(order), [input.dims[one] for one in order])
+
+
+@register_rule(*spellings("transpose", "swapaxes", "swapdims"))
+def transpose(input: MaskedActivation, dim0: int, dim1: int) -> MaskedActivation:
+    """Swap two dimensions."""
+    dims = list(input.dims)
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return _relabelled(input, input.values.transpose(dim0, dim1), dims)
+
+
+@register_rule(*spellings("movedim", "moveaxis"))
+def movedim(input: MaskedActivation, source: int, destination: int) -> MaskedActivation:
+    """Move one dimension."""
+    dims = list(input.dims)
+    dims.insert(destination % len(dims), dims.pop(source))
+    return _relabelled(input, input.values.movedim(source, destination), dims)
+
+
+# ---- merging and splitting dimensions --------------------------------------------------------------------------------
+
+
+def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation | Tensor:
+    """Give the values a new shape; a view that merges space with channels makes an ordinary tensor of features."""
+    target = list(torch.empty(input.shape, device="meta").reshape(list(shape)).shape)
+    dims: list[str] = []
+    old, new = 0, 0
+    leaves = False
+    while old < input.ndim or new < len(target):
+        # The smallest group of old dimensions that holds as many values as a group of new ones.
+        first_old, first_new = old, new
+        have = int(input.shape[old]) if old < input.ndim else 1
+        want = target[new] if new < len(target) else 1
+        old, new = old + 1, new + 1
+        while have != want:
+            if have < want:
+                have *= int(input.shape[old])
+                old += 1
+            else:
+                want *= target[new]
+                new += 1
+        letters = [one for one in input.dims[first_old:old] if one != "C"]
+        count = len(target[first_new:new])
+        if "N" in letters and target[first_new : first_new + 1] != [int(input.shape[first_old])]:
+            raise UnsupportedOperatorError(f"a view of {input!r} as {tuple(target)} mixes images of the batch")
+        if letters and (count, old - first_old) != (1, 1):
+            # Dimensions of size one can stand anywhere: what matters is where the batch and the map's sides went.
+            leaves = leaves or letters != ["N"]
+            dims += ["N"] + ["C"] * (count - 1) if letters == ["N"] else ["C"] * count
+        else:
+            dims += letters or ["C"] * count
+    if leaves:
+        return _features(input, target)
+    return _relabelled(input, input.values.reshape(target), dims)
+
+
+def _features(input: MaskedActivation, shape: list[int]) -> Tensor:
+    """Flatten a map into features: the way out of the spatial world."""
+    if shape[0] != input.shape[0] or input.dims[0] != "N" or len(shape) > 2 and any(one != 1 for one in shape[2:]):
+        raise UnsupportedOperatorError(
+            f"a view of {input!r} as {tuple(shape)} mixes positions and channels; flattening a map into (N, features) is "
+            "masked, and so are views that leave height and width alone"
+        )
+    region = input.visibility.visible
+    if region.is_full:
+        return input.values.reshape(shape)
+    if input.visibility.options.flatten == "neighbours":
+        settled = MaskedActivation(input.values, input.visibility.settled, input.dims)
+        return settled.completed_to(Mask(torch.ones_like(region.positions))).reshape(shape)
+    return input.with_hidden(0.0, region).reshape(shape)
+
+
+@register_rule(*spellings("reshape", "view"))
+def reshape(input: MaskedActivation, *shape: Any) -> MaskedActivation | Tensor:
+    """Merge or split dimensions."""
+    if len(shape) == 1 and isinstance(shape[0], torch.dtype):
+        raise UnsupportedOperatorError("no masking rule for torch.Tensor.view(dtype)")
+    return _reshaped(input, _sizes(shape))
+
+
+@register_rule(*spellings("flatten"))
+def flatten(input: MaskedActivation, start_dim: int = 0, end_dim: int = -1) -> MaskedActivation | Tensor:
+    """Merge a range of dimensions."""
+    return _reshaped(input, torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape)
+
+
+@register_rule(*spellings("unflatten"))
+def unflatten(input: MaskedActivation, dim: int, sizes: Sequence[int]) -> MaskedActivation | Tensor:
+    """Split a dimension."""
+    return _reshaped(input, torch.empty(input.shape, device="meta").unflatten(dim, tuple(sizes)).shape)
+
+
+@register_rule(*spellings("unsqueeze"))
+def unsqueeze(input: MaskedActivation, dim: int) -> MaskedActivation:
+    """Insert a channel dimension of one."""
+    dims = list(input.dims)
+    dims.insert(dim % (input.ndim + 1), "C")
+    return _relabelled(input, input.values.unsqueeze(dim), dims)
+
+
+@register_rule(*spellings("squeeze"))
+def squeeze(input: MaskedActivation, dim: int | Sequence[int] | None = None) -> MaskedActivation | Tensor:
+    """Drop channel dimensions of one; dropping a map's sides of one leaves the spatial world."""
+    chosen = range(input.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    dropped = {one % input.ndim for one in chosen if input.shape[one] == 1}
+    return _reshaped(input, [size for i, size in enumerate(input.shape) if i not in dropped])
+
+
+@register_rule(*spellings("channel_shuffle"))
+def channel_shuffle(input: MaskedActivation, groups: int) -> MaskedActivation:
+    """Shuffle channels between groups."""
+    return input.like(F.channel_shuffle(input.values, groups))
+
+
+# ---- cutting ---------------------------------------------------------------------------------------------------------
+
+
+def _check_channels(function: Any, input: MaskedActivation, dim: int) -> None:
+    if input.dims[dim] != "C":
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} along dimension {dim} of {input!r}: it is masked along channels only"
+        )
+
+
+@register_rule(*spellings("chunk"))
+def chunk(input: MaskedActivation, chunks: int, dim: int = 0) -> tuple[MaskedActivation, ...]:
+    """Cut channels into equal parts."""
+    _check_channels(torch.chunk, input, dim)
+    return tuple(input.like(one) for one in input.values.chunk(chunks, dim))
+
+
+@register_rule(*spellings("split"), torch.Tensor.split_with_sizes)
+def split(
+    input: MaskedActivation, split_size_or_sections: int | list[int], dim: int = 0
+) -> tuple[MaskedActivation, ...]:
+    """Cut channels into parts."""
+    _check_channels(torch.split, input, dim)
+    return tuple(input.like(one) for one in torch.split(input.values, split_size_or_sections, dim))
+
+
+@register_rule(*spellings("narrow"))
+def narrow(input: MaskedActivation, dim: int, start: int, length: int) -> MaskedActivation:
+    """Keep a range of channels, rows or columns."""
+    index: list[Any] = [slice(None)] * input.ndim
+    index[dim] = slice(start, start + length)
+    return getitem(input, tuple(index))
+
+
+@register_rule(torch.Tensor.__getitem__)
+def getitem(input: MaskedActivation, index: Any) -> MaskedActivation:
+    """Keep slices: of channels (or one of them) and of rows and columns, whose regions are cut alike."""
+    index = index if isinstance(index, tuple) else (index,)
+    used = sum(one is not None and one is not Ellipsis for one in index)
+    if Ellipsis in index:
+        where = index.index(Ellipsis)
+        index = (*index[:where], *[slice(None)] * (input.ndim - used), *index[where + 1 :])
+    index = (*index, *[slice(None)] * (input.ndim - sum(one is not None for one in index)))
+    dims, cuts, old = [], {"H": slice(None), "W": slice(None)}, 0
+    for one in index:
+        if one is None:
+            dims.append("C")
+            continue
+        letter = input.dims[old]
+        old += 1
+        if isinstance(one, slice):
+            dims.append(letter)
+            if letter in cuts:
+                cuts[letter] = one
+            if letter != "N" or one == slice(None):
+                continue
+        elif isinstance(one, int) and letter == "C":
+            continue
+        raise UnsupportedOperatorError(
+            f"indexing {input!r} with {one!r} at its dimension {letter}: slices of channels, rows and columns and single "
+            "channels are masked"
+        )
+    visibility = input.visibility
+    if any(cut != slice(None) for cut in cuts.values()):
+        visibility = visibility.cut(cuts["H"], cuts["W"])
+    return _relabelled(MaskedActivation(input.values, visibility, input.dims), input.values[index], dims)
+
+
+# ---- padding ---------------------------------------------------------------------------------------------------------
+
+
+@register_rule(F.pad)
+def pad(input: MaskedActivation, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Pad channels or the map. Constants around the map are neither visible nor hidden; neighbour padding spares them.
+
+    So a zero pad before a convolution equals the padding of the convolution itself.
+    """
+    amounts = {"N": (0, 0), "C": (0, 0), "H": (0, 0), "W": (0, 0)}
+    for i in range(len(pad) // 2):
+        letter = input.dims[-1 - i]
+        if letter != "C":
+            amounts[letter] = (int(pad[2 * i]), int(pad[2 * i + 1]))
+    if any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
+        raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} by {tuple(pad)} with mode={mode!r}")
+    spatial = (*amounts["W"], *amounts["H"])
+    visibility = input.visibility.padded(spatial, mode) if any(spatial) else input.visibility
+    return MaskedActivation(F.pad(input.values, tuple(pad), mode, value), visibility, input.dims)

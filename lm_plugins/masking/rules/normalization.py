@@ -1,0 +1,108 @@
+"""Normalization: with fixed statistics it is pointwise; statistics over space count visible positions only."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.registry import register_rule
+
+__all__: list[str] = []
+
+
+@register_rule(F.batch_norm)
+def batch_norm(
+    input: MaskedActivation,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> MaskedActivation:
+    """Normalize with the running statistics: a pointwise function."""
+    if training or running_mean is None or running_var is None:
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.batch_norm is masked with running statistics only; statistics of the batch would mix "
+            "images. Call model.eval(), and keep track_running_stats=True"
+        )
+    if input.dims != NCHW:
+        raise UnsupportedOperatorError("torch.nn.functional.batch_norm is masked for (N, C, H, W) only")
+    return input.like(F.batch_norm(input.values, running_mean, running_var, weight, bias, False, momentum, eps))
+
+
+@register_rule(F.layer_norm)
+def layer_norm(
+    input: MaskedActivation,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> MaskedActivation:
+    """Normalize the channels of every position: a pointwise function of space."""
+    if any(letter != "C" for letter in input.dims[-len(normalized_shape) :]):
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.layer_norm over positions (dimensions {input.dims}, normalized_shape="
+            f"{tuple(normalized_shape)}) would let hidden positions shift visible ones"
+        )
+    return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps))
+
+
+@register_rule(F.group_norm)
+def group_norm(
+    input: MaskedActivation,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> MaskedActivation:
+    """Normalize each group of channels with the mean and variance of its visible positions."""
+    if input.dims != NCHW:
+        raise UnsupportedOperatorError("torch.nn.functional.group_norm is masked for (N, C, H, W) only")
+    visible = input.visibility.visible
+    if visible.is_full and visible.inside is None:
+        return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
+    n, c, h, w = input.shape
+    grouped = input.values.reshape(n, num_groups, c // num_groups, h * w)
+    counted = visible.positions.reshape(n, 1, 1, h * w)
+    count = counted.sum(-1, keepdim=True).clamp(min=1) * (c // num_groups)
+    mean = torch.where(counted, grouped, 0.0).sum((2, 3), keepdim=True) / count
+    variance = torch.where(counted, grouped - mean, 0.0).square().sum((2, 3), keepdim=True) / count
+    values = ((grouped - mean) * (variance + eps).rsqrt()).reshape(n, c, h, w)
+    if weight is not None:
+        values = values * weight[:, None, None]
+    return input.like(values if bias is None else values + bias[:, None, None])
+
+
+@register_rule(F.instance_norm)
+def instance_norm(
+    input: MaskedActivation,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> MaskedActivation:
+    """Normalize each channel with the mean and variance of its visible positions, or with fixed statistics."""
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    visible = input.visibility.visible
+    if visible.is_full and visible.inside is None:
+        return input.like(F.instance_norm(input.values, None, None, weight, bias, True, momentum, eps))
+    return group_norm(input, int(input.shape[1]), weight, bias, eps)
+
+
+@register_rule(F.local_response_norm)
+def local_response_norm(
+    input: MaskedActivation, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> MaskedActivation:
+    """Normalize over neighbouring channels of every position: a pointwise function of space."""
+    if input.dims != NCHW:
+        raise UnsupportedOperatorError("torch.nn.functional.local_response_norm is masked for (N, C, H, W) only")
+    return input.like(F.local_response_norm(input.values, size, alpha, beta, k))

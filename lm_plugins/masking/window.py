@@ -1,0 +1,72 @@
+"""The geometry of a sliding window: what a convolution or a pooling layer looks at."""
+
+from dataclasses import dataclass
+
+__all__ = ["Pair", "Window"]
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window over a map, with its input and output sizes resolved.
+
+    Args:
+        kernel: Height and width of the kernel, in taps.
+        stride: Step between two windows.
+        padding: Positions added (left, right, top, bottom), as `torch.nn.functional.pad` orders them. The right and
+            bottom amounts may be larger than the layer's own (``ceil_mode``) or negative (positions never looked at).
+        dilation: Step between two taps.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: tuple[int, int, int, int]
+    dilation: Pair
+
+    @classmethod
+    def between(cls, kernel: Pair, stride: Pair, start: Pair, dilation: Pair, size: Pair, output: Pair) -> "Window":
+        """Resolve the window that maps a map of `size` onto one of `output`, with `start` positions padded in front.
+
+        Working back from the real output size makes asymmetric padding and ``ceil_mode`` ordinary cases.
+        """
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        bottom, right = (
+            (output[i] - 1) * stride[i] + spans[i] - size[i] - start[i] for i in range(2)
+        )
+        return cls(kernel, stride, (start[1], right, start[0], bottom), dilation)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every output position looks at its own position only."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether output positions lie on the centres of the windows of the input positions of the same index."""
+        if self.stride != (1, 1) or not all(k % 2 for k in self.kernel):
+            return False
+        half_h, half_w = (k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))
+        return self.padding == (half_w, half_w, half_h, half_h)
+
+    @property
+    def is_oversized(self) -> bool:
+        """Whether the centre of some window lies outside of the map."""
+        half = [k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True)]
+        left, right, top, bottom = self.padding
+        return max(left, right) > half[1] or max(top, bottom) > half[0]
+
+    @property
+    def reach(self) -> int:
+        """Distance from one end of the window to the other, in positions: 0 for a 1x1 kernel."""
+        return max((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def half_reach(self) -> int:
+        """Distance from the centre of the window to its far end."""
+        return max(k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def central_taps(self, axis: int) -> list[int]:
+        """Offsets of the central tap (odd kernels) or taps (even kernels) along `axis`, in padded positions."""
+        k, d = self.kernel[axis], self.dilation[axis]
+        return sorted({(k - 1) // 2 * d, k // 2 * d})
