@@ -86,7 +86,7 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}
     visible = Mask(torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device))
-    full = Visibility(visible, visible, MaskingOptions() if options is None else options)
+    full = Visibility(visible, visible, MaskingOptions() if options is None else options, is_image=True)
 
     def record(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[], Any]

@@ -71,29 +71,28 @@ class Mask:
             ("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window))
         )
 
-    def centre_of(self, window: Window) -> "Mask":
-        """The positions the centre of whose window lies in the region.
+    def resampled(self, window: Window, coverage: float) -> "Mask":
+        """The positions whose own part of the map is covered by the region to at least `coverage`, through `window`.
 
-        Even kernels have two central taps an axis: half of the central taps suffice. Where the centre lies outside of
-        the image, anything in the window suffices; so does it in an image that would lose its last position.
+        The region passes a window like a signal that is resampled: by a triangular filter around the centre of the
+        window, as wide as the stride. With stride 1 that is the centre itself (or the two central taps of an even
+        kernel). Where the centre lies outside of the image, anything in the window suffices; so does it in an image
+        that would lose its last position.
         """
         if window.keeps_grid and self.inside is None:
             return self
 
         def make() -> Mask:
             any_in = self.any_in(window)
-            left, right, top, bottom = window.padding
-            counts = F.pad(~self.hidden, (left, right, top, bottom), value=True)
-            height, width = any_in.size
-            taps = [
-                counts[:, i :: window.stride[0], j :: window.stride[1]][:, :height, :width]
-                for i in window.central_taps(0)
-                for j in window.central_taps(1)
-            ]
-            central = (torch.stack(taps).sum(0) * 2 >= len(taps)) & any_in.positions
-            return Mask(_or_where_empty(central, any_in.positions), any_in.inside)
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            covered = _triangular(self.positions.float(), window, any_in.size)
+            possible = _triangular(inside.float(), window, any_in.size)
+            # The slack absorbs rounding of filter weights that are no powers of two.
+            positions = (covered >= coverage * possible - 1e-5) & any_in.positions
+            is_lost = ~positions.flatten(1).any(1)  # (N,)
+            return Mask(positions | (is_lost[:, None, None] & any_in.positions), any_in.inside)
 
-        return self._cached(("centre", window), make)
+        return self._cached(("resampled", window, coverage), make)
 
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
@@ -204,8 +203,19 @@ def _any_in(region: Tensor, window: Window) -> Tensor:
     return F.max_pool2d(padded, window.kernel, window.stride, 0, window.dilation)[:, 0] > 0
 
 
+def _triangular(signal: Tensor, window: Window, size: Pair) -> Tensor:
+    """Sum over each window of float ``(N, H, W)``, weighted by the distance of its taps from the centre."""
+    padded = F.pad(signal, window.padding)
+    total = torch.zeros((), device=signal.device)
+    for i, row_weight in window.triangular_taps(0):
+        for j, column_weight in window.triangular_taps(1):
+            taps = padded[:, i :: window.stride[0], j :: window.stride[1]][:, : size[0], : size[1]]
+            total = total + row_weight * column_weight * taps
+    return total
+
+
 def _count_in(region: Tensor, window: Window, dtype: torch.dtype) -> Tensor:
-    padded = F.pad(region, window.padding, value=False)[:, None].to(dtype)
+    padded = F.pad(region.to(dtype), window.padding)[:, None]
     return F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
 
 
@@ -217,11 +227,6 @@ def _adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.f
 
 def _ratio(inside: Tensor, region: Tensor) -> Tensor:
     return torch.where(region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), 0.0)
-
-
-def _or_where_empty(region: Tensor, substitute: Tensor) -> Tensor:
-    is_empty = ~region.flatten(1).any(1)  # (N,)
-    return region | (substitute & is_empty[:, None, None])
 
 
 def _none_if_all(inside: Tensor) -> Tensor | None:

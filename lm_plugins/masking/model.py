@@ -130,7 +130,7 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
     if not region.is_full:
         values = values.contiguous(memory_format=torch.channels_last)
     try:
-        output = model(MaskedActivation(values, Visibility(region, region, options)))
+        output = model(MaskedActivation(values, Visibility(region, region, options, is_image=True)))
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
     return _ordinary(output)

@@ -18,8 +18,11 @@ class MaskingOptions:
 
     Args:
         visible: How the visible region passes a window. ``"any"``: a position is visible if anything in its window is
-            (the published rule; the region grows by half a kernel each time). ``"centre"``: if the centre of its
-            window is (as in sparse convolution; the region keeps its shape).
+            (published; the region grows by half a kernel each time). ``"coverage"``: if the region covers at least the
+            share `coverage` of the part of the map that the position stands for; the region keeps its shape, as in
+            sparse convolution.
+        coverage: The share that suffices, above 0, up to 1.
+        stem: The same for the first convolution, which reads pixels: ``"any"`` (published), or ``"coverage"``.
         computed: What a convolution takes as known. ``"visible"``: only visible positions (published). ``"any"``:
             also those that an earlier convolution of the same block computed; merges and pooling fall back to
             the visible region.
@@ -48,7 +51,7 @@ class MaskingOptions:
         >>> import lm_plugins as lm
         >>> lm.MaskingOptions(addition="union").addition
         'union'
-        >>> lm.MaskingOptions(visible="centre", diagonal=0.5).diagonal
+        >>> lm.MaskingOptions(visible="any", diagonal=0.5).diagonal
         0.5
 
     References:
@@ -57,7 +60,9 @@ class MaskingOptions:
         removal in our study (docs/retention.md).
     """
 
-    visible: Literal["any", "centre"] = "centre"
+    visible: Literal["any", "coverage"] = "coverage"
+    coverage: float = 0.5
+    stem: Literal["any", "coverage"] = "any"
     computed: Literal["visible", "any"] = "any"
     addition: Literal["intersection", "union"] = "intersection"
     concatenation: Literal["union", "intersection", "majority"] = "union"
@@ -74,7 +79,7 @@ class MaskingOptions:
         for field in fields(self):
             value = getattr(self, field.name)
             if hints[field.name] is float:
-                lowest = "above" if field.name == "diagonal" else "from"
+                lowest = "from" if field.name == "padding_epsilon" else "above"
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if not is_number or not 0 <= value <= 1 or (value == 0 and lowest == "above"):
                     raise OptionError(f"MaskingOptions.{field.name} is a number {lowest} 0, up to 1; got {value!r}.")

@@ -11,6 +11,7 @@ __all__ = ["published"]
 
 _COMMON = MaskingOptions(
     visible="any",
+    stem="any",
     computed="visible",
     addition="intersection",
     concatenation="union",

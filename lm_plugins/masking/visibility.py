@@ -1,7 +1,7 @@
 """The two regions that an activation carries, and how the options move them through a network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan
@@ -20,25 +20,31 @@ class Visibility:
         computed: The positions whose values are good to compute with; contains `visible`. All others are hidden:
             their values are unspecified.
         options: The semantics.
+        is_image: Whether these are still pixels: nothing has looked through a window yet.
     """
 
     visible: Mask
     computed: Mask
     options: MaskingOptions
+    is_image: bool = False
 
     @property
     def settled(self) -> "Visibility":
         """The visible region alone, as at the end of a block."""
-        return self if self.computed is self.visible else Visibility(self.visible, self.visible, self.options)
+        return replace(self, computed=self.visible)
 
     @property
     def _known(self) -> Mask:
         return self.computed if self.options.computed == "any" else self.visible
 
+    @property
+    def _rule(self) -> str:
+        return self.options.stem if self.is_image else self.options.visible
+
     def _seen_through(self, window: Window) -> Mask:
-        if self.options.visible == "any":
+        if self._rule == "any":
             return self.visible.any_in(window)
-        return self.visible.centre_of(window)
+        return self.visible.resampled(window, self.options.coverage)
 
     # ---- convolution -----------------------------------------------------------------------------------------------
 
@@ -47,15 +53,12 @@ class Visibility:
         plan = self._known.fill_plan(self.options.diagonal, self.options.padding_epsilon)
         if window.kernel == (1, 1):
             return plan, int(self.options.pointwise_ring)
-        # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one.
-        touches = self.options.visible == "any" or self.options.computed == "any"
-        if touches or window.is_oversized or self._known.inside is not None:
-            return plan, window.reach
-        return plan, max(window.half_reach, self._reach_where_lost(window))
-
-    def _reach_where_lost(self, window: Window) -> int:
-        # Where a stride skips the last visible position, `Mask.centre_of` keeps windows that touch the region.
-        return 0 if window.stride == (1, 1) else window.reach
+        # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one: under
+        # the any-rule, past a border of the image, and where a stride would skip the last visible position.
+        by_centre = self._rule == "coverage" and self.options.computed == "visible"
+        if by_centre and window.keeps_grid and self._known.inside is None:
+            return plan, window.half_reach
+        return plan, window.reach
 
     def after_convolution(self, window: Window) -> "Visibility":
         """The regions after a convolution."""
@@ -95,8 +98,10 @@ class Visibility:
 
     def cut(self, rows: slice, columns: slice) -> "Visibility":
         """The regions of a slice of the map."""
-        return Visibility(self.visible.cut(rows, columns), self.computed.cut(rows, columns), self.options)
+        return replace(self, visible=self.visible.cut(rows, columns), computed=self.computed.cut(rows, columns))
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""
-        return Visibility(self.visible.padded(padding, mode), self.computed.padded(padding, mode), self.options)
+        return replace(
+            self, visible=self.visible.padded(padding, mode), computed=self.computed.padded(padding, mode)
+        )

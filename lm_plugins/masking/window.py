@@ -66,7 +66,14 @@ class Window:
         """Distance from the centre of the window to its far end."""
         return max(k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))
 
-    def central_taps(self, axis: int) -> list[int]:
-        """Offsets of the central tap (odd kernels) or taps (even kernels) along `axis`, in padded positions."""
-        k, d = self.kernel[axis], self.dilation[axis]
-        return sorted({(k - 1) // 2 * d, k // 2 * d})
+    def triangular_taps(self, axis: int) -> list[tuple[int, float]]:
+        """Offsets and weights of the taps around the centre along `axis`: a triangle as wide as the stride.
+
+        With it, neighbouring windows share each position in equal parts, as in linear resampling.
+        """
+        kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
+        centre = (kernel - 1) / 2
+        weights = [(tap * dilation, stride - abs(tap - centre) * dilation) for tap in range(kernel)]
+        near = [(offset, weight) for offset, weight in weights if weight > 0]
+        # The central taps of an even, dilated kernel may lie further out than the stride.
+        return near or [(kernel // 2 * dilation - dilation, 1.0), (kernel // 2 * dilation, 1.0)]

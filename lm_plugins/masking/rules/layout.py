@@ -33,13 +33,13 @@ def _sizes(sizes: tuple[Any, ...]) -> list[int]:
 
 
 @register_rule(*spellings("permute"))
-def permute(input: MaskedActivation, *dims: Any) -> MaskedActivation:
+def permute(input: MaskedActivation, *order: Any, dims: Sequence[int] = ()) -> MaskedActivation:
     """Reorder dimensions."""
-    order = _sizes(dims)
+    order = tuple(_sizes(order or (dims,)))
     return _relabelled(input, input.values.permute(order), [input.dims[one] for one in order])
 
 
-@register_rule(*spellings("transpose", "swapaxes", "swapdims"))
+@register_rule(*spellings("transpose", "swapdims"))
 def transpose(input: MaskedActivation, dim0: int, dim1: int) -> MaskedActivation:
     """Swap two dimensions."""
     dims = list(input.dims)
@@ -47,12 +47,20 @@ def transpose(input: MaskedActivation, dim0: int, dim1: int) -> MaskedActivation
     return _relabelled(input, input.values.transpose(dim0, dim1), dims)
 
 
+@register_rule(*spellings("swapaxes"))
+def swapaxes(input: MaskedActivation, axis0: int, axis1: int) -> MaskedActivation:
+    """Swap two dimensions, by NumPy's name."""
+    return transpose(input, axis0, axis1)
+
+
 @register_rule(*spellings("movedim", "moveaxis"))
-def movedim(input: MaskedActivation, source: int, destination: int) -> MaskedActivation:
-    """Move one dimension."""
-    dims = list(input.dims)
-    dims.insert(destination % len(dims), dims.pop(source))
-    return _relabelled(input, input.values.movedim(source, destination), dims)
+def movedim(
+    input: MaskedActivation, source: int | Sequence[int], destination: int | Sequence[int]
+) -> MaskedActivation:
+    """Move dimensions."""
+    # Sizes that are all different tell where each dimension went.
+    order = torch.empty(tuple(range(input.ndim)), device="meta").movedim(source, destination).shape
+    return permute(input, order)
 
 
 # ---- merging and splitting dimensions --------------------------------------------------------------------------------
@@ -65,10 +73,18 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
     old, new = 0, 0
     leaves = False
     while old < input.ndim or new < len(target):
+        have = int(input.shape[old]) if old < input.ndim else None
+        want = target[new] if new < len(target) else None
+        if have == 1 and want != 1 and input.dims[old] == "C":  # a channel dimension of one, dropped
+            old += 1
+            continue
+        if want == 1 and have != 1:  # one inserted
+            dims.append("C")
+            new += 1
+            continue
         # The smallest group of old dimensions that holds as many values as a group of new ones.
         first_old, first_new = old, new
-        have = int(input.shape[old]) if old < input.ndim else 1
-        want = target[new] if new < len(target) else 1
+        have, want = have or 1, want or 1
         old, new = old + 1, new + 1
         while have != want:
             if have < want:
@@ -109,11 +125,13 @@ def _features(input: MaskedActivation, shape: list[int]) -> Tensor:
 
 
 @register_rule(*spellings("reshape", "view"))
-def reshape(input: MaskedActivation, *shape: Any) -> MaskedActivation | Tensor:
+def reshape(
+    input: MaskedActivation, *sizes: Any, shape: Sequence[int] = (), size: Sequence[int] = ()
+) -> MaskedActivation | Tensor:
     """Merge or split dimensions."""
-    if len(shape) == 1 and isinstance(shape[0], torch.dtype):
+    if len(sizes) == 1 and isinstance(sizes[0], torch.dtype):
         raise UnsupportedOperatorError("no masking rule for torch.Tensor.view(dtype)")
-    return _reshaped(input, _sizes(shape))
+    return _reshaped(input, _sizes(sizes or (shape or size,)))
 
 
 @register_rule(*spellings("flatten"))
@@ -141,7 +159,11 @@ def squeeze(input: MaskedActivation, dim: int | Sequence[int] | None = None) -> 
     """Drop channel dimensions of one; dropping a map's sides of one leaves the spatial world."""
     chosen = range(input.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     dropped = {one % input.ndim for one in chosen if input.shape[one] == 1}
-    return _reshaped(input, [size for i, size in enumerate(input.shape) if i not in dropped])
+    kept = [i for i in range(input.ndim) if i not in dropped]
+    shape = [input.shape[i] for i in kept]
+    if all(input.dims[i] == "C" for i in dropped):
+        return _relabelled(input, input.values.reshape(shape), [input.dims[i] for i in kept])
+    return _reshaped(input, shape)
 
 
 @register_rule(*spellings("channel_shuffle"))

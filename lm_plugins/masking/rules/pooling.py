@@ -40,8 +40,7 @@ def _pool(
     mean: bool,
 ) -> MaskedActivation:
     region = input.visibility.visible
-    source = input.with_hidden(0.0 if mean else -torch.inf, region)
-    values = pool(source)
+    values = pool(input.with_hidden(0.0 if mean else -torch.inf, region))
     size, output = (input.shape[2], input.shape[3]), (values.shape[2], values.shape[3])
     window = Window.between(kernel, stride, padding, dilation, size, output)
     if not region.is_full:

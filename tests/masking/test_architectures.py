@@ -1,0 +1,190 @@
+"""The laws of layer masking, on every CNN classifier of torchvision."""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torchvision.models.regnet import BlockParams, RegNet
+
+import lm_plugins as lm
+from lm_plugins.masking import observing, run_masked
+from tests.garbage import overwrite_hidden
+from tests.golden import deterministic
+
+LISTED = torchvision.models.list_models(module=torchvision.models)
+
+# Transformers mix all positions by attention, for which there are no rules yet.
+EXCLUDED = {
+    "maxvit_t",
+    *(f"swin{version}_{size}" for version in ("", "_v2") for size in "tsb"),
+    *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"),
+}
+
+# More than 80 million parameters.
+LARGE = {
+    *("convnext_base", "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_16gf"),
+    *("regnet_y_32gf", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"),
+    *(f"vgg{depth}{kind}" for depth in (11, 13, 16, 19) for kind in ("", "_bn")),
+}
+
+BUILDERS = {
+    # 640 million parameters do not fit a small machine. One block a stage, all of the real width, call the same rules.
+    "regnet_y_128gf": lambda: RegNet(
+        BlockParams(
+            depths=[1, 1, 1, 1],
+            widths=[528, 1056, 2904, 7392],
+            group_widths=[264] * 4,
+            bottleneck_multipliers=[1.0] * 4,
+            strides=[2] * 4,
+            se_ratio=0.25,
+        )
+    ),
+    # Without init_weights they warn about a slow initialization.
+    "googlenet": partial(torchvision.models.googlenet, init_weights=False),
+    "inception_v3": partial(torchvision.models.inception_v3, init_weights=False),
+    # As with pretrained weights: the channels are renormalised inside of the model.
+    "googlenet, transform_input": partial(torchvision.models.googlenet, init_weights=False, transform_input=True),
+    "inception_v3, transform_input": partial(torchvision.models.inception_v3, init_weights=False, transform_input=True),
+}
+
+TESTED = sorted({*LISTED, *BUILDERS} - EXCLUDED)
+PUBLISHED = ("alexnet", "densenet", "efficientnet_", "mobilenet_", "resnet", "resnext", "squeezenet", "wide_resnet")
+
+# Inception v3 needs 75 pixels.
+HEIGHT, WIDTH = 80, 96
+
+
+@dataclass
+class Subject:
+    """A model, four images, a mask for each, and the masked outputs under default options."""
+
+    name: str
+    model: torch.nn.Module
+    x: torch.Tensor  # (4, 3, H, W)
+    visible: torch.Tensor  # bool (4, H, W)
+    output: torch.Tensor  # (4, 1000)
+
+    def options(self):
+        """Default options, and the published ones where there are any."""
+        if not self.name.startswith(PUBLISHED):
+            return [lm.MaskingOptions()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", lm.errors.PublishedCodeWarning)
+            return [lm.MaskingOptions(), lm.published(self.name)]
+
+    @contextmanager
+    def in_float64(self):
+        """The model and the images in float64.
+
+        Random weights make deep networks amplify rounding: EfficientNet and RegNet y by up to 1e6, which would drown
+        what the laws are about.
+        """
+        self.model.double()
+        try:
+            yield self.model, self.x.double()
+        finally:
+            self.model.float()
+
+
+def assert_close(got, expected):
+    """Image by image, to 1e-5 of the largest logit of that image."""
+    error, scale = (got - expected).abs().amax(1), expected.abs().amax(1)
+    assert (error <= 1e-5 * scale).all(), f"relative errors {(error / scale).tolist()}"
+
+
+def four_masks():
+    """Half of the 16x16 patches; a disc; all but one patch; nothing."""
+    patches = torch.rand(HEIGHT // 16, WIDTH // 16) > 0.5
+    patches = patches.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    disc = (rows - 30) ** 2 + (columns - 55) ** 2 < 24**2
+    all_but_one = torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
+    all_but_one[32:48, 16:32] = False
+    return torch.stack([patches, disc, all_but_one, torch.zeros_like(disc)])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in TESTED],
+)
+def subject(request):
+    name = request.param
+    build = BUILDERS.get(name) or partial(torchvision.models.get_model, name, weights=None)
+    model = deterministic.fill(build())
+    torch.manual_seed(0)
+    x, visible = torch.randn(4, 3, HEIGHT, WIDTH), four_masks()
+    with torch.inference_mode():
+        output = lm.LayerMasked(model)(x, visible)
+    return Subject(name, model, x, visible, output)
+
+
+@torch.inference_mode()
+def test_all_visible_is_the_plain_model_bit_for_bit(subject):
+    plain = subject.model(subject.x)
+    everything = torch.ones_like(subject.visible)
+    assert torch.equal(lm.LayerMasked(subject.model)(subject.x, everything), plain)
+    assert torch.equal(lm.LayerMasked(subject.model)(subject.x), plain)
+    for options in subject.options():  # the engine without the shortcut
+        assert torch.equal(run_masked(subject.model, subject.x, everything, options), plain)
+    assert not torch.allclose(subject.output, plain, rtol=0.01)
+
+
+@torch.inference_mode()
+def test_hidden_pixels_may_hold_anything(subject):
+    masked = lm.LayerMasked(subject.model)
+    for value in (0.0, 1e30, torch.inf, torch.nan):
+        x = torch.where(subject.visible[:, None], subject.x, value)
+        assert torch.equal(masked(x, subject.visible), subject.output), value
+
+
+@torch.inference_mode()
+def test_a_batch_is_its_images_one_by_one(subject):
+    with subject.in_float64() as (model, images):
+        masked = lm.LayerMasked(model)
+        batch = masked(images, subject.visible)
+        single = [masked(x[None], visible) for x, visible in zip(images, subject.visible, strict=True)]
+    assert_close(torch.cat(single), batch)
+
+
+@torch.inference_mode()
+def test_nothing_visible_is_finite_and_independent_of_the_image(subject):
+    for options in subject.options():
+        masked = lm.LayerMasked(subject.model, options)
+        nothing = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+        outputs = masked(torch.stack([subject.x[0], subject.x[1] * 1e6]), nothing)
+        assert outputs.isfinite().all()
+        assert torch.equal(outputs[0], outputs[1])
+
+
+@torch.inference_mode()
+def test_garbage_at_hidden_positions_never_surfaces(subject):
+    with subject.in_float64() as (model, images):
+        for options in subject.options():
+            expected = run_masked(model, images, subject.visible, options)
+            with observing(overwrite_hidden()):
+                got = run_masked(model, images, subject.visible, options)
+            assert_close(got, expected)
+
+
+def test_coverage_is_complete(subject):
+    found = lm.coverage(subject.model, subject.x[:1])
+    assert found, str(found)
+    assert found.supported
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_every_model_is_tested_or_excluded_for_its_attention(name):
+    with torch.device("meta"):
+        model = BUILDERS.get(name, partial(torchvision.models.get_model, name, weights=None))()
+    has_attention = any("Attention" in type(module).__name__ for module in model.modules())
+    assert has_attention == (name in EXCLUDED)
+    assert has_attention != (name in TESTED)
+
+
+def test_no_exclusion_is_stale():
+    assert set(LISTED) >= EXCLUDED
+    assert {*LISTED, *BUILDERS} >= LARGE

@@ -1,0 +1,197 @@
+"""Views: what is hidden moves with the values. The reference applies the same view to a map of what is hidden."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import lm_plugins as lm
+from lm_plugins.masking import MaskedActivation, MaskingOptions
+from tests.masking import samples
+from tests.references import filling
+
+
+def shuffle(x):
+    """Channel shuffle as ShuffleNet writes it."""
+    n, c, h, w = x.size()
+    return torch.transpose(x.view(n, 2, c // 2, h, w), 1, 2).contiguous().view(n, -1, h, w)
+
+
+VIEWS = {
+    "permute": lambda x: x.permute(0, 2, 3, 1),
+    "permute(list)": lambda x: torch.permute(x, [0, 2, 3, 1]),
+    "permute(dims=)": lambda x: torch.permute(x, dims=(0, 2, 3, 1)),
+    "permute back": lambda x: x.permute((0, 2, 3, 1)).permute(0, -1, 1, 2),
+    "transpose": lambda x: x.transpose(0, 1).transpose(0, 1),
+    "swapaxes": lambda x: x.unsqueeze(1).swapaxes(1, 2),
+    "movedim": lambda x: torch.movedim(x, 1, -1),
+    "swapaxes(axis0=)": lambda x: torch.swapaxes(x.unsqueeze(1), axis0=1, axis1=2),
+    "movedim(tuples)": lambda x: x.movedim((2, 3), (1, 2)),
+    "moveaxis": lambda x: x.moveaxis(source=1, destination=3),
+    "shuffle": shuffle,
+    "F.channel_shuffle": lambda x: F.channel_shuffle(x, 2),
+    "view(-1)": lambda x: x.view(2, -1, 6, 7),
+    "view(tuple)": lambda x: x.view((2, 2, 2, 6, 7)),
+    "reshape": lambda x: torch.reshape(x, (2, 1, 4, 6, 7)),
+    "reshape(shape=)": lambda x: torch.reshape(x, shape=(2, 2, 2, 6, 7)),
+    "view(size=)": lambda x: x.view(size=(2, 2, 2, 6, 7)),
+    "reshape with ones and back": lambda x: x.reshape(2, 1, 4, 1, 6, 7).reshape(2, 4, 6, 7),
+    "unflatten": lambda x: x.unflatten(1, (2, 2)),
+    "flatten channels": lambda x: x.unflatten(1, (2, 2)).flatten(1, 2),
+    "unsqueeze": lambda x: x.unsqueeze(1),
+    "unsqueeze(-1)": lambda x: torch.unsqueeze(x, -1),
+    "squeeze": lambda x: x.unsqueeze(2).squeeze(2),
+    "squeeze beside a row": lambda x: x[:, :, 2:3].unsqueeze(2).squeeze(2),
+    "squeeze()": lambda x: x.unsqueeze(1).squeeze(),
+    "squeeze nothing": lambda x: x.squeeze(1),
+    "chunk 0": lambda x: x.chunk(2, dim=1)[0],
+    "chunk 1": lambda x: torch.chunk(x, 2, 1)[1],
+    "split": lambda x: x.split(3, dim=1)[1],
+    "split sections": lambda x: torch.split(x, [1, 3], 1)[1],
+    "split_with_sizes": lambda x: x.split_with_sizes([1, 3], 1)[0],
+    "narrow channels": lambda x: x.narrow(1, 1, 2),
+    "narrow rows": lambda x: torch.narrow(x, 2, 1, 4),
+    "narrow columns": lambda x: x.narrow(dim=-1, start=2, length=3),
+    "one channel": lambda x: x[:, 0],
+    "one channel, kept": lambda x: torch.unsqueeze(x[:, 1], 1),
+    "channels": lambda x: x[:, 1:3],
+    "crop": lambda x: x[:, :, 1:-1, 2:],
+    "ellipsis": lambda x: x[..., 1:],
+    "ellipsis in front": lambda x: x[..., 2, :, :][:, None],
+    "None": lambda x: x[:, None, :, ::2],
+    "stride": lambda x: x[:, :, ::2, ::3],
+    "all": lambda x: x[:],
+    "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+    "crop by pad": lambda x: F.pad(x, (-1, 0, -2, 0)),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_regions_move_with_the_values(name):
+    x, visible = samples.values(), samples.region(density=0.4)
+    computed = visible | samples.region(seed=1, density=0.3)
+    result = VIEWS[name](samples.activation(x, visible, computed=computed))
+    assert isinstance(result, MaskedActivation)
+    assert [letter for letter in result.dims if letter != "C"] == ["N", "H", "W"]
+    expected = VIEWS[name](x)
+    assert result.shape == expected.shape
+    samples.assert_equal_where_computed(result, expected)
+    for region, source in ((result.visibility.computed, computed), (result.visibility.visible, visible)):
+        moved = VIEWS[name](source[:, None].expand(x.shape).double())
+        hidden = (moved == 0) if "pad channels" not in name else (moved[:, 1:-2] == 0)
+        assert torch.equal(result.is_hidden(region).expand(hidden.shape), hidden)
+
+
+def test_stochastic_depth_and_layer_scale_in_channels_last():
+    # A ConvNeXt block: to channels last, linear layers, back, times a scale for every channel.
+    x, scale = samples.values(), samples.values(4, 1, 1, 1)[:, 0]
+    layer = nn.Linear(4, 4).double().requires_grad_(False)
+    block = lambda x: scale * layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # noqa: E731
+    samples.assert_equal_where_computed(block(samples.activation(x)), block(x))
+
+
+# ---- the way out -----------------------------------------------------------------------------------------------------
+
+FLATTENED = {
+    "torch.flatten": lambda x: torch.flatten(x, 1),
+    "flatten": lambda x: x.flatten(start_dim=1),
+    "nn.Flatten": nn.Flatten(),
+    "view": lambda x: x.view(x.size(0), -1),
+    "view(sizes)": lambda x: x.view(x.shape[0], 4 * 6 * 7),
+    "reshape": lambda x: torch.reshape(x, (2, -1)),
+    "reshape with ones": lambda x: x.reshape(2, -1, 1, 1)[:, :, 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", FLATTENED)
+def test_flattening_puts_zeros_where_hidden(name):
+    x, visible = samples.values(), samples.region()
+    result = FLATTENED[name](samples.activation(x, visible, computed=visible | samples.region(seed=1)))
+    assert isinstance(result, torch.Tensor)
+    assert torch.equal(result, FLATTENED[name](torch.where(visible[:, None], x, 0.0)))
+
+
+@pytest.mark.parametrize("name", FLATTENED)
+def test_flattening_everything_visible_is_exact(name):
+    x = samples.values().float()
+    assert torch.equal(FLATTENED[name](samples.full(x)), FLATTENED[name](x))
+
+
+def test_flattening_may_pad_from_neighbours():
+    options = MaskingOptions(flatten="neighbours")
+    x, visible = samples.values(), samples.region(density=0.2)
+    visible[1] = False
+    result = samples.activation(x, visible, options).flatten(1)
+    expected, _ = filling.fill(x, visible, None, options.diagonal)
+    expected[1] = 0  # nothing to pad from
+    torch.testing.assert_close(result, expected.flatten(1), rtol=1e-5, atol=1e-6)
+
+
+def test_dropping_sides_of_one_leaves_the_spatial_world():
+    x = samples.values(h=1, w=1)
+    for visible in (torch.ones(2, 1, 1, dtype=torch.bool), torch.tensor([True, False]).reshape(2, 1, 1)):
+        given = samples.activation(x, visible)
+        expected = torch.where(visible[:, 0], x[:, :, 0, 0], 0.0)
+        for result in (given.squeeze(), given.squeeze(-1).squeeze(-1), torch.squeeze(given, (2, 3)), given.flatten(1)):
+            assert isinstance(result, torch.Tensor)
+            assert torch.equal(result, expected)
+
+
+# ---- padding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("amounts", [(1, 1, 1, 1), (2, 0, 1, 3), (1, 2)])
+def test_padding_the_map(mode, amounts):
+    if mode != "constant" and len(amounts) == 2:
+        amounts = (*amounts, 0, 0)  # these modes want both sides
+    x, visible = samples.values(), samples.region()
+    result = F.pad(samples.activation(x, visible), amounts, mode)
+    samples.assert_equal_where_computed(result, F.pad(x, amounts, mode))
+    region = F.pad(visible[:, None].double(), amounts, mode)[:, 0] > 0
+    assert torch.equal(result.visibility.visible.positions, region)
+    if mode == "constant":  # constants are neither visible nor hidden
+        inside = F.pad(torch.ones(2, 1, 6, 7), amounts)[:, 0] > 0
+        assert torch.equal(result.visibility.visible.hidden, inside & ~region)
+
+
+def test_padding_layers():
+    x = samples.values()
+    for layer in (nn.ZeroPad2d(1), nn.ConstantPad2d((1, 2, 0, 1), 3.0), nn.ReflectionPad2d(2), nn.ReplicationPad2d(1)):
+        samples.assert_equal_where_computed(layer(samples.activation(x)), layer(x))
+
+
+# ---- what would mix positions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("view", "text"),
+    [
+        (lambda x: x.permute(0, 1, 3, 2), "must stay in this order"),
+        (lambda x: x.transpose(2, 3), "must stay in this order"),
+        (lambda x: x.transpose(0, 1).reshape(8, 6, 7), "mixes"),
+        (lambda x: x.reshape(1, 8, 6, 7), "mixes images of the batch"),
+        (lambda x: x.reshape(-1), "mixes images of the batch"),
+        (lambda x: x.reshape(2, 4, 7, 6), "mixes positions and channels"),
+        (lambda x: x.reshape(2, 4, 3, 2, 7), "mixes positions and channels"),
+        (lambda x: x.flatten(2), "mixes positions and channels"),
+        (lambda x: x.flatten(0, 1), "mixes images of the batch"),
+        (lambda x: x.chunk(2, 2), "along channels only"),
+        (lambda x: x.chunk(2), "along channels only"),
+        (lambda x: x.split(2, -1), "along channels only"),
+        (lambda x: x[0], "indexing"),
+        (lambda x: x[:1], "indexing"),
+        (lambda x: x[:, :, 0], "indexing"),
+        (lambda x: x[:, torch.tensor([0, 1])], "indexing"),
+        (lambda x: x[x > 0], "no masking rule for torch.Tensor.__gt__"),
+        (lambda x: x.view(torch.int64), r"view\(dtype\)"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0)), "pad of"),
+        (lambda x: F.pad(x.permute(0, 2, 3, 1), (1, 1, 1, 1), "reflect"), "pad of"),
+        (lambda x: list(x), "iterating"),
+        (lambda x: bool(x), "__bool__"),
+        (lambda x: x.T, "no masking rule for torch.Tensor.T"),
+    ],
+)
+def test_is_refused(view, text):
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match=text):
+        view(samples.activation())

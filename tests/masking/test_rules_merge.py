@@ -1,0 +1,243 @@
+"""Merges: sums, products and concatenations of two activations with different regions."""
+
+import operator
+
+import pytest
+import torch
+
+import lm_plugins as lm
+from lm_plugins.masking import MaskedActivation, MaskingOptions, Visibility
+from tests.masking import samples
+from tests.references import filling
+
+
+def pair(options=samples.DEFAULT):
+    """Two activations with different regions, and their values and regions."""
+    x, y = samples.values(seed=1), samples.values(seed=2)
+    one, other = samples.region(seed=1), samples.region(seed=2, density=0.3)
+    return samples.activation(x, one, options), samples.activation(y, other, options), x, y, one, other
+
+
+def completed(values, known, options):
+    """What an operand contributes: its values, where it has none padding or zeros."""
+    if options.missing == "zero":
+        return torch.where(known[:, None], values, 0.0)
+    filled, reached = filling.fill(values, known, None, options.diagonal, options.padding_epsilon)
+    return torch.where(reached[:, None], filled, 0.0)
+
+
+FUNCTIONS = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_intersection(name):
+    one, other, x, y, known, other_known = pair(MaskingOptions(addition="intersection"))
+    result = FUNCTIONS[name](one, other)
+    assert torch.equal(result.visibility.visible.positions, known & other_known)
+    samples.assert_equal_where_computed(result, FUNCTIONS[name](x, y))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("missing", ["neighbours", "zero"])
+def test_union_completes_each_operand(name, missing):
+    options = MaskingOptions(addition="union", missing=missing)
+    one, other, x, y, known, other_known = pair(options)
+    result = FUNCTIONS[name](one, other)
+    assert torch.equal(result.visibility.visible.positions, known | other_known)
+    expected = FUNCTIONS[name](completed(x, known, options), completed(y, other_known, options))
+    samples.assert_equal_where_computed(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_merge_falls_back_to_the_visible_region():
+    x, visible, computed = samples.values(), samples.region(density=0.3), samples.region(density=0.3, seed=1)
+    given = samples.activation(x, visible, computed=computed | visible)
+    result = given + given
+    assert torch.equal(result.visibility.visible.positions, visible)
+    assert torch.equal(result.visibility.computed.positions, visible)
+
+
+def test_an_image_of_which_nothing_is_visible_merges_to_nothing():
+    for options in (MaskingOptions(addition="union"), MaskingOptions(addition="union", missing="zero")):
+        nothing = samples.activation(visible=torch.zeros(2, 6, 7, dtype=torch.bool), options=options)
+        assert (nothing + nothing).is_hidden().all()
+        x, visible = samples.values(seed=1), samples.region(seed=1)
+        result = nothing + samples.activation(x, visible, options)
+        assert torch.equal(result.visibility.visible.positions, visible)
+        samples.assert_equal_where_computed(result, x)  # nothing to pad from: zero
+
+
+SPELLINGS = {
+    "add": [
+        operator.add,
+        operator.iadd,
+        torch.add,
+        lambda a, b: torch.add(input=a, other=b),
+        lambda a, b: torch.add(a, other=b, alpha=1),
+        lambda a, b: a.add(b),
+        lambda a, b: a.add_(b),
+        lambda a, b: a.add(other=b),
+    ],
+    "sub": [operator.sub, operator.isub, torch.sub, torch.subtract, lambda a, b: a.sub(b), lambda a, b: a.sub_(b)],
+    "mul": [operator.mul, operator.imul, torch.mul, torch.multiply, lambda a, b: a.mul(b), lambda a, b: a.mul_(b)],
+    "div": [
+        operator.truediv,
+        operator.itruediv,
+        torch.div,
+        torch.divide,
+        torch.true_divide,
+        lambda a, b: a.div(b),
+        lambda a, b: a.div_(b),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name, calls in SPELLINGS.items() for i in range(len(calls))])
+def test_every_spelling_gives_the_same(name, index):
+    one, other, *_ = pair()
+    expected = FUNCTIONS[name](one, other)
+    one, other, x, *_ = pair()
+    samples.assert_same_activation(SPELLINGS[name][index](one, other), expected)
+    samples.assert_same_activation(
+        SPELLINGS[name][index](samples.activation(x), 3.0), FUNCTIONS[name](samples.activation(x), 3.0)
+    )
+
+
+def test_alpha_scales_the_second_operand():
+    one, other, x, y, *_ = pair()
+    samples.assert_equal_where_computed(torch.add(one, other, alpha=3), x + 3 * y)
+    samples.assert_equal_where_computed(one.sub(other, alpha=2), x - 2 * y)
+
+
+@pytest.mark.parametrize("call", [operator.iadd, operator.imul, lambda a, b: a.add_(b), lambda a, b: a.sub_(b)])
+def test_in_place_merges_return_their_first_operand(call):
+    one, other, _, _, known, other_known = pair()
+    result = call(one, other)
+    assert result is one
+    assert torch.equal(one.visibility.visible.positions, known & other_known)
+
+
+# ---- numbers and ordinary tensors ------------------------------------------------------------------------------------
+
+PLAIN = [
+    2.5,
+    3,
+    samples.values(2, 4, 1, 1, seed=5),  # a gate, as in squeeze-and-excitation
+    samples.values(1, 4, 1, 1, seed=6),
+    samples.values(2, 4, 6, 7, seed=7),
+    samples.values(1, 1, 6, 7, seed=8)[0, 0],
+    torch.tensor(0.5, dtype=torch.float64),
+]
+
+
+@pytest.mark.parametrize("plain", PLAIN, ids=range(len(PLAIN)))
+@pytest.mark.parametrize("function", [operator.add, operator.sub, operator.mul, operator.truediv])
+def test_numbers_and_tensors_change_values_only(plain, function):
+    x, visible = samples.values(), samples.region()
+    given = samples.activation(x, visible)
+    for result, expected in (
+        (function(given, plain), function(x, plain)),
+        (function(plain, given), function(plain, x)),
+    ):
+        assert torch.equal(result.visibility.visible.positions, visible)
+        samples.assert_equal_where_computed(result, expected)
+
+
+def test_in_place_with_a_number_changes_the_activation_itself():
+    given = samples.activation()
+    before = given
+    given *= 2.0
+    given += 1.0
+    assert given is before
+    samples.assert_equal_where_computed(given, samples.values() * 2 + 1)
+
+
+def test_what_would_enlarge_the_activation_is_refused():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
+        samples.activation() + torch.ones(3, 2, 4, 6, 7)
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
+        samples.activation(samples.values(1, 1)) * torch.ones(1, 4, 1, 1)
+
+
+def test_writing_into_an_ordinary_tensor_is_refused():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="into an ordinary tensor"):
+        samples.values().add_(samples.activation())
+
+
+def test_different_maps_are_refused():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="same dimensions and positions"):
+        samples.activation() + samples.activation(samples.values(h=5))
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="same dimensions and positions"):
+        samples.activation() + samples.activation().permute(0, 2, 3, 1)
+
+
+# ---- concatenation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["union", "intersection", "majority"])
+@pytest.mark.parametrize("missing", ["neighbours", "zero"])
+def test_cat(how, missing):
+    options = MaskingOptions(concatenation=how, missing=missing)
+    maps = [samples.values(c=c, seed=c) for c in (1, 2, 3)]
+    regions = [samples.region(seed=seed) for seed in range(3)]
+    result = torch.cat([samples.activation(x, known, options) for x, known in zip(maps, regions, strict=True)], 1)
+    votes = torch.stack(regions).sum(0)
+    assert torch.equal(
+        result.visibility.visible.positions, votes >= {"union": 1, "intersection": 3, "majority": 2}[how]
+    )
+    expected = torch.cat([completed(x, known, options) for x, known in zip(maps, regions, strict=True)], 1)
+    samples.assert_equal_where_computed(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_spelling_of_cat():
+    one, other, *_ = pair()
+    expected = torch.cat([one, other], 1)
+    for call in (
+        lambda: torch.cat((one, other), dim=1),
+        lambda: torch.cat(tensors=[one, other], dim=1),
+        lambda: torch.cat([one, other], axis=1),
+        lambda: torch.cat([one, other], -3),
+        lambda: torch.concat([one, other], 1),
+        lambda: torch.concatenate([one, other], dim=1),
+    ):
+        samples.assert_same_activation(call(), expected)
+
+
+def test_cat_with_an_ordinary_tensor():
+    given, plain = samples.activation(), samples.values(c=2, seed=9)
+    for order in ([given, plain], [plain, given]):
+        result = torch.cat(order, 1)
+        assert torch.equal(result.visibility.visible.positions, samples.region())
+        expected = torch.cat([one.values if one is given else one for one in order], 1)
+        samples.assert_equal_where_computed(result, expected)
+
+
+def test_cat_along_anything_but_channels_is_refused():
+    for dim in (0, 2, -1):
+        with pytest.raises(lm.errors.UnsupportedOperatorError, match=r"torch\.cat is masked along channels"):
+            torch.cat([samples.activation(), samples.activation()], dim)
+
+
+def test_channels_last_maps_merge_too():
+    one, other, x, y, known, other_known = pair()
+    last = [a.permute(0, 2, 3, 1) for a in (one, other)]
+    samples.assert_same_activation((last[0] + last[1]).permute(0, 3, 1, 2), one + other)
+    result = torch.cat(last, -1)
+    assert torch.equal(result.visibility.visible.positions, known | other_known)
+    both = (known & other_known)[..., None]
+    expected = torch.cat([x, y], 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(torch.where(both, result.values, 0.0), torch.where(both, expected, 0.0))
+    assert not result.values[(known | other_known)].isnan().any()
+
+
+def test_a_carried_region_is_shared_not_copied():
+    given = samples.activation()
+    assert isinstance(given.visibility, Visibility)
+    assert isinstance(given * 2, MaskedActivation)
+    assert (given * 2).visibility is given.visibility

@@ -1,0 +1,56 @@
+"""`import lm_plugins` needs torch and numpy only, and leaves everything optional alone."""
+
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = (
+    "torchvision captum lime shap quantus matplotlib skimage cv2 ray pandas sklearn scipy PIL timm tqdm hypothesis pytest"
+).split()
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_imports_nothing_optional():
+    code = f"import sys, lm_plugins; print(*[name for name in {OPTIONAL} if name in sys.modules])"
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_works_where_nothing_optional_is_installed():
+    code = f"""
+import sys
+for name in {OPTIONAL}:
+    sys.modules[name] = None
+import torch, lm_plugins as lm
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)).eval()
+print(tuple(lm.LayerMasked(model)(torch.rand(1, 3, 8, 8), torch.eye(8)).shape), bool(lm.coverage(model, torch.rand(1, 3, 8, 8))))
+print(lm.published("resnet50").addition)
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n")[:2] == ["(1, 4, 1, 1) True", "intersection"]
+
+
+def test_import_is_silent_and_leaves_the_state_of_torch_alone():
+    code = """
+import random, numpy, torch
+before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist()
+states = random.getstate(), numpy.random.get_state()[1].tolist()
+import lm_plugins
+after = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist()
+assert before == after
+assert states == (random.getstate(), numpy.random.get_state()[1].tolist())
+"""
+    result = run(code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("module", ["masking", "masking.model", "masking.rules.convolution", "errors"])
+def test_every_part_can_be_imported_first(module):
+    result = run(f"import lm_plugins.{module}")
+    assert result.returncode == 0, result.stderr
