@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import lm_plugins
+from lm_plugins.masking.registry import function_name, registered_functions
 
 DOCS = Path(__file__).resolve().parent
 
@@ -17,11 +18,25 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated"]
 
 # The notebooks live beside docs/, where people look for them; Sphinx reads only what is inside.
 shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
 shutil.copytree(DOCS.parent / "notebooks", DOCS / "notebooks", ignore=shutil.ignore_patterns("*.py", ".*"))
+
+# The table of supported functions, from the rule table itself, so that it cannot drift.
+by_rule: dict[tuple[str, str, str], list[str]] = {}
+for function, rule in registered_functions().items():
+    key = (rule.__module__.rsplit(".", 1)[-1], rule.__name__, (rule.__doc__ or "").split("\n")[0])
+    by_rule.setdefault(key, []).append(function_name(function))
+(DOCS / "generated").mkdir(exist_ok=True)
+(DOCS / "generated" / "supported_functions.md").write_text(
+    f"{len(registered_functions())} spellings of torch functions have a rule.\n\n| kind | what it does | functions |\n|---|---|---|\n"
+    + "".join(
+        f"| {kind} | {text} | {', '.join(f'`{one}`' for one in sorted(names))} |\n"
+        for (kind, _, text), names in sorted(by_rule.items())
+    )
+)
 
 # They are committed with their outputs, and run by `make notebooks`.
 nb_execution_mode = "off"

@@ -226,7 +226,7 @@ def test_a_function_called_in_a_way_that_its_rule_does_not_cover(x):
             return x.mean(2)
 
     with pytest.raises(
-        errors.UnsupportedOperatorError, match=r"mean over the dimensions \[2\].*\(the model\) \(Rows\)"
+        errors.UnsupportedOperatorError, match=r"(?s)mean over the dimensions \[2\].*\(the model\) \(Rows\)"
     ):
         lm.LayerMasked(Rows().eval())(x, VISIBLE)
 

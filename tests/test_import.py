@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-OPTIONAL = (
-    "torchvision captum lime shap quantus matplotlib skimage cv2 ray pandas sklearn scipy PIL timm tqdm hypothesis pytest"
-).split()
+# torch itself imports tqdm where it finds it.
+OPTIONAL = ["torchvision", "captum", "lime", "shap", "quantus", "matplotlib", "skimage", "cv2", "ray"]
+OPTIONAL += ["pandas", "sklearn", "scipy", "PIL", "timm", "hypothesis", "pytest"]
 
 
 def run(code):
@@ -28,7 +28,8 @@ for name in {OPTIONAL}:
     sys.modules[name] = None
 import torch, lm_plugins as lm
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)).eval()
-print(tuple(lm.LayerMasked(model)(torch.rand(1, 3, 8, 8), torch.eye(8)).shape), bool(lm.coverage(model, torch.rand(1, 3, 8, 8))))
+x = torch.rand(1, 3, 8, 8)
+print(tuple(lm.LayerMasked(model)(x, torch.eye(8)).shape), bool(lm.coverage(model, x)))
 print(lm.published("resnet50").addition)
 """
     result = run(code)

@@ -67,7 +67,7 @@ class MaskingOptions:
     addition: Literal["intersection", "union"] = "intersection"
     concatenation: Literal["union", "intersection", "majority"] = "union"
     missing: Literal["neighbours", "zero"] = "neighbours"
-    diagonal: float = 0.3
+    diagonal: float = 0.5
     padding_epsilon: float = 0.0
     average: Literal["visible", "all"] = "visible"
     global_average: Literal["visible", "all"] = "visible"

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
-from torch.overrides import get_overridable_functions, resolve_name
+from torch.overrides import get_ignored_functions, get_overridable_functions, resolve_name
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 
@@ -97,7 +97,14 @@ def _is_overridable(function: Any) -> bool:
         for members in get_overridable_functions().values():
             _overridable.update(members)
     try:
-        return function in _overridable or resolve_name(function) is not None
+        if function in _overridable:
+            return True
+        # torch resolves names of functions that it never hands over, such as torch.zeros, and lists among them a few that
+        # it does (F.hardsigmoid). Methods it need not hand over: they are looked up on the activation itself.
+        handed_over = getattr(function, "__module__", None) == "torch.nn.functional" or (
+            getattr(torch.Tensor, getattr(function, "__name__", ""), None) is function
+        )
+        return resolve_name(function) is not None and (handed_over or function not in get_ignored_functions())
     except TypeError:  # unhashable
         return False
 

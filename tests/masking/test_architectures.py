@@ -1,7 +1,6 @@
 """The laws of layer masking, on every CNN classifier of torchvision."""
 
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,6 +53,10 @@ BUILDERS = {
 TESTED = sorted({*LISTED, *BUILDERS} - EXCLUDED)
 PUBLISHED = ("alexnet", "densenet", "efficientnet_", "mobilenet_", "resnet", "resnext", "squeezenet", "wide_resnet")
 
+# Random weights make deep networks with squeeze-and-excitation amplify rounding, up to 1e7 times, which would drown what
+# the laws are about. Norms with these gains, and with the statistics of the images, are as well-behaved as trained ones.
+GAINS = {"efficientnet_": 0.1, "mobilenet_v3_": 0.1, "regnet_y_": 0.05}
+
 # Inception v3 needs 75 pixels.
 HEIGHT, WIDTH = 80, 96
 
@@ -76,24 +79,25 @@ class Subject:
             warnings.simplefilter("ignore", lm.errors.PublishedCodeWarning)
             return [lm.MaskingOptions(), lm.published(self.name)]
 
-    @contextmanager
-    def in_float64(self):
-        """The model and the images in float64.
-
-        Random weights make deep networks amplify rounding: EfficientNet and RegNet y by up to 1e6, which would drown
-        what the laws are about.
-        """
-        self.model.double()
-        try:
-            yield self.model, self.x.double()
-        finally:
-            self.model.float()
-
 
 def assert_close(got, expected):
     """Image by image, to 1e-5 of the largest logit of that image."""
     error, scale = (got - expected).abs().amax(1), expected.abs().amax(1)
     assert (error <= 1e-5 * scale).all(), f"relative errors {(error / scale).tolist()}"
+
+
+def condition(model, gain, x):
+    """Scale the norms of a model by `gain`, and give them the statistics of `x`."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.weight.mul_(gain)
+        norm.momentum = 1.0
+        norm.train()
+    model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def four_masks():
@@ -118,6 +122,9 @@ def subject(request):
     torch.manual_seed(0)
     x, visible = torch.randn(4, 3, HEIGHT, WIDTH), four_masks()
     with torch.inference_mode():
+        for family, gain in GAINS.items():
+            if name.startswith(family):
+                condition(model, gain, x)
         output = lm.LayerMasked(model)(x, visible)
     return Subject(name, model, x, visible, output)
 
@@ -130,7 +137,9 @@ def test_all_visible_is_the_plain_model_bit_for_bit(subject):
     assert torch.equal(lm.LayerMasked(subject.model)(subject.x), plain)
     for options in subject.options():  # the engine without the shortcut
         assert torch.equal(run_masked(subject.model, subject.x, everything, options), plain)
-    assert not torch.allclose(subject.output, plain, rtol=0.01)
+    # Of the other laws, none is empty: each mask changes the output by far more than their tolerance.
+    change = (subject.output - plain).abs().amax(1)
+    assert (change > 0.01 * plain.abs().amax(1)).all()
 
 
 @torch.inference_mode()
@@ -143,11 +152,9 @@ def test_hidden_pixels_may_hold_anything(subject):
 
 @torch.inference_mode()
 def test_a_batch_is_its_images_one_by_one(subject):
-    with subject.in_float64() as (model, images):
-        masked = lm.LayerMasked(model)
-        batch = masked(images, subject.visible)
-        single = [masked(x[None], visible) for x, visible in zip(images, subject.visible, strict=True)]
-    assert_close(torch.cat(single), batch)
+    masked = lm.LayerMasked(subject.model)
+    single = [masked(x[None], visible) for x, visible in zip(subject.x, subject.visible, strict=True)]
+    assert_close(torch.cat(single), subject.output)
 
 
 @torch.inference_mode()
@@ -162,12 +169,11 @@ def test_nothing_visible_is_finite_and_independent_of_the_image(subject):
 
 @torch.inference_mode()
 def test_garbage_at_hidden_positions_never_surfaces(subject):
-    with subject.in_float64() as (model, images):
-        for options in subject.options():
-            expected = run_masked(model, images, subject.visible, options)
-            with observing(overwrite_hidden()):
-                got = run_masked(model, images, subject.visible, options)
-            assert_close(got, expected)
+    for options in subject.options():
+        expected = run_masked(subject.model, subject.x, subject.visible, options)
+        with observing(overwrite_hidden()):
+            got = run_masked(subject.model, subject.x, subject.visible, options)
+        assert_close(got, expected)
 
 
 def test_coverage_is_complete(subject):
@@ -176,13 +182,16 @@ def test_coverage_is_complete(subject):
     assert found.supported
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_every_model_is_tested_or_excluded_for_its_attention(name):
+def test_every_model_is_tested_or_excluded():
+    assert set(LISTED) == set(LISTED) & set(TESTED) | EXCLUDED
+    assert not set(TESTED) & EXCLUDED
+
+
+@pytest.mark.parametrize("name", sorted(EXCLUDED))
+def test_what_is_excluded_has_attention(name):
     with torch.device("meta"):
-        model = BUILDERS.get(name, partial(torchvision.models.get_model, name, weights=None))()
-    has_attention = any("Attention" in type(module).__name__ for module in model.modules())
-    assert has_attention == (name in EXCLUDED)
-    assert has_attention != (name in TESTED)
+        model = torchvision.models.get_model(name, weights=None)
+    assert any("Attention" in type(module).__name__ for module in model.modules())
 
 
 def test_no_exclusion_is_stale():

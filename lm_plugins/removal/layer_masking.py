@@ -1,0 +1,33 @@
+"""Removal by layer masking: the model computes on visible pixels only."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lm_plugins.masking import LayerMasked, MaskingOptions
+from lm_plugins.removal.protocol import Forward
+
+__all__ = ["LayerMasking"]
+
+
+@dataclass(frozen=True)
+class LayerMasking:
+    """Layer masking as a removal.
+
+    Args:
+        options: The semantics; None for the defaults.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.removal import LayerMasking
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)).eval()
+        >>> forward = LayerMasking()(model)
+        >>> forward(torch.rand(1, 3, 8, 8), torch.ones(8, 8, dtype=torch.bool)).shape
+        torch.Size([1, 4, 1, 1])
+    """
+
+    options: MaskingOptions | None = None
+
+    def __call__(self, model: nn.Module) -> Forward:
+        """Build ``forward(x, visible)``."""
+        return LayerMasked(model, self.options)
