@@ -73,7 +73,9 @@ def survival(subject: Subject, x: Tensor, target: int, seed: int) -> dict[str, n
     kept: dict[str, list[np.ndarray]] = {name: [] for name in roads(subject)}
     for fraction in tqdm(FRACTIONS, desc="  random removal"):
         hidden = (order.argsort(1) < round(fraction * grid * grid)).reshape(DRAWS, 1, grid, grid)
-        hidden = torch.from_numpy(hidden).repeat_interleave(16, 2).repeat_interleave(16, 3)[..., : x.shape[2], : x.shape[3]]
+        hidden = (
+            torch.from_numpy(hidden).repeat_interleave(16, 2).repeat_interleave(16, 3)[..., : x.shape[2], : x.shape[3]]
+        )
         for name, (model, baseline) in roads(subject).items():
             painted = torch.where(hidden, torch.as_tensor(baseline, dtype=x.dtype), x)
             with torch.inference_mode():

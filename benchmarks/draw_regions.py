@@ -51,11 +51,15 @@ def main() -> None:
     fig, axes = plt.subplots(2, 6, figsize=(12, 4.4), layout="constrained")
     colours = ListedColormap(["#333333", "#9ecae1", "#ffffff"])
     for row, (name, semantics) in zip(axes, rows.items(), strict=True):
-        for axis, (title, state) in zip(row, [("image", visible.int().numpy() * 2), *regions(semantics, visible)], strict=True):
+        for axis, (title, state) in zip(
+            row, [("image", visible.int().numpy() * 2), *regions(semantics, visible)], strict=True
+        ):
             axis.imshow(state, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
             axis.set(title=title, xticks=[], yticks=[])
         row[0].set_ylabel(name, fontsize=12)
-    fig.suptitle("EfficientNet-Lite0: hidden (dark), computed only (blue), visible (white), at the end of each resolution")
+    fig.suptitle(
+        "EfficientNet-Lite0: hidden (dark), computed only (blue), visible (white), at the end of each resolution"
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(options.out, dpi=110)
 

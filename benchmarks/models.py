@@ -132,8 +132,7 @@ def photographs() -> dict[str, Image.Image]:
     from skimage import data
 
     names = ("chelsea", "coffee", "astronaut", "rocket", "camera")
-    images = {name: Image.fromarray(getattr(data, name)()).convert("RGB") for name in names}
-    return images
+    return {name: Image.fromarray(getattr(data, name)()).convert("RGB") for name in names}
 
 
 def images_from(source: Path | None) -> tuple[list[Image.Image], Tensor | None]:

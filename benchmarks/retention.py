@@ -131,7 +131,9 @@ def figure(rows: list[dict[str, object]], measure: str, title: str, file: Path) 
     from matplotlib import pyplot as plt
 
     kinds = list(dict.fromkeys(row["features"] for row in rows))
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 4), sharey=True, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(kinds), figsize=(5 * len(kinds), 4), sharey=True, squeeze=False, layout="constrained"
+    )
     styles = {"layer masking": ("#0072b2", "-", 2.5), "published": ("#d55e00", "-", 2), "grey": ("0.5", "--", 1.5),
               "black": ("black", "--", 1.5), "blur": ("#009e73", "--", 1.5),
               "inpainting": ("#cc79a7", "--", 1.5)}  # fmt: skip
@@ -167,9 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     images, labels = images_from(options.images)
     x = torch.stack([subject.preprocess(image) for image in images[: options.limit]])
     labels = None if labels is None else labels[: options.limit]
-    rows = study(
-        subject, x, labels, options.features, options.fractions, options.seed, options.batch, options.removals
-    )
+    rows = study(subject, x, labels, options.features, options.fractions, options.seed, options.batch, options.removals)
     options.out.mkdir(parents=True, exist_ok=True)
     measure = "unchanged" if labels is None else "accuracy"
     text = table(rows, measure)

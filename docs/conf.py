@@ -31,7 +31,8 @@ for function, rule in registered_functions().items():
     by_rule.setdefault(key, []).append(function_name(function))
 (DOCS / "generated").mkdir(exist_ok=True)
 (DOCS / "generated" / "supported_functions.md").write_text(
-    f"{len(registered_functions())} spellings of torch functions have a rule.\n\n| kind | what it does | functions |\n|---|---|---|\n"
+    f"{len(registered_functions())} spellings of torch functions have a rule.\n\n"
+    "| kind | what it does | functions |\n|---|---|---|\n"
     + "".join(
         f"| {kind} | {text} | {', '.join(f'`{one}`' for one in sorted(names))} |\n"
         for (kind, _, text), names in sorted(by_rule.items())

@@ -67,9 +67,7 @@ class Mask:
         """The positions in whose window something of the region lies."""
         if window.is_identity:
             return self
-        return self._cached(
-            ("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window))
-        )
+        return self._cached(("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window)))
 
     def resampled(self, window: Window, coverage: float) -> "Mask":
         """The positions whose own part of the map is covered by the region to at least `coverage`, through `window`.

@@ -67,10 +67,8 @@ class FillPlan:
         return count
 
 
-def _plan_ring(
-    known: Tensor, fillable: Tensor | None, diagonal: float, epsilon: float
-) -> tuple[Ring | None, Tensor]:
-    n, h, w = known.shape
+def _plan_ring(known: Tensor, fillable: Tensor | None, diagonal: float, epsilon: float) -> tuple[Ring | None, Tensor]:
+    _, h, w = known.shape
     padded = F.pad(known, (1, 1, 1, 1))  # (N, H + 2, W + 2)
     missing = ~known if fillable is None else ~known & fillable
     near = F.max_pool2d(padded[:, None].float(), 3, 1)[:, 0] > 0
@@ -113,8 +111,8 @@ def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tenso
 
     References:
         Balasubramanian and Feizi, ICCV 2023, "neighbor padding". Theirs weights all eight neighbours alike, divides
-        by their number plus 1e-5 (both are options) and lets no gradient through the filled positions; ours is the exact mean, and
-        differentiable.
+        by their number plus 1e-5 (both are options) and lets no gradient through the filled positions; ours is the
+        exact mean, and differentiable.
     """
     rings = plan.rings(count)
     if not rings:

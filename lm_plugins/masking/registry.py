@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import isbuiltin
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +11,18 @@ from torch.overrides import get_ignored_functions, get_overridable_functions, re
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 
-__all__ = ["Observer", "call_rule", "function_name", "has_rule", "is_in_place", "observing", "register_rule", "registered_functions", "spellings", "unregister_rule"]
+__all__ = [
+    "Observer",
+    "call_rule",
+    "function_name",
+    "has_rule",
+    "is_in_place",
+    "observing",
+    "register_rule",
+    "registered_functions",
+    "spellings",
+    "unregister_rule",
+]
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
@@ -54,7 +66,9 @@ def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Ca
         >>> lm.unregister_rule(torch.erfinv)
     """
     if not functions:
-        raise RuleError("register_rule needs the torch functions that the rule is for, such as register_rule(torch.relu).")
+        raise RuleError(
+            "register_rule needs the torch functions that the rule is for, such as register_rule(torch.relu)."
+        )
     for function in functions:
         if not _is_overridable(function):
             raise RuleError(
@@ -99,12 +113,11 @@ def _is_overridable(function: Any) -> bool:
     try:
         if function in _overridable:
             return True
-        # torch resolves names of functions that it never hands over, such as torch.zeros, and lists among them a few that
-        # it does (F.hardsigmoid). Methods it need not hand over: they are looked up on the activation itself.
-        handed_over = getattr(function, "__module__", None) == "torch.nn.functional" or (
-            getattr(torch.Tensor, getattr(function, "__name__", ""), None) is function
-        )
-        return resolve_name(function) is not None and (handed_over or function not in get_ignored_functions())
+        # Of what torch does not list as overridable, built-in functions such as torch.zeros never hand over; methods are
+        # looked up on the activation itself.
+        is_method = getattr(torch.Tensor, getattr(function, "__name__", ""), None) is function
+        never = isbuiltin(function) and function in get_ignored_functions() and not is_method
+        return resolve_name(function) is not None and not never
     except TypeError:  # unhashable
         return False
 

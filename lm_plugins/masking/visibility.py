@@ -102,6 +102,4 @@ class Visibility:
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""
-        return replace(
-            self, visible=self.visible.padded(padding, mode), computed=self.computed.padded(padding, mode)
-        )
+        return replace(self, visible=self.visible.padded(padding, mode), computed=self.computed.padded(padding, mode))

@@ -31,9 +31,7 @@ class Window:
         Working back from the real output size makes asymmetric padding and ``ceil_mode`` ordinary cases.
         """
         spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-        bottom, right = (
-            (output[i] - 1) * stride[i] + spans[i] - size[i] - start[i] for i in range(2)
-        )
+        bottom, right = ((output[i] - 1) * stride[i] + spans[i] - size[i] - start[i] for i in range(2))
         return cls(kernel, stride, (start[1], right, start[0], bottom), dilation)
 
     @property

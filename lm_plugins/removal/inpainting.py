@@ -44,9 +44,7 @@ class Inpainting(PixelRemoval):
         try:
             import cv2
         except ImportError as error:
-            raise MissingDependencyError(
-                "Inpainting needs OpenCV: pip install 'lm_plugins[inpainting]'."
-            ) from error
+            raise MissingDependencyError("Inpainting needs OpenCV: pip install 'lm_plugins[inpainting]'.") from error
         if x.shape[1] not in (1, 3):
             raise InputTypeError(f"OpenCV inpaints images with 1 or 3 channels, got {x.shape[1]}.")
         flag = cv2.INPAINT_TELEA if self.method == "telea" else cv2.INPAINT_NS

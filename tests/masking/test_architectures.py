@@ -53,8 +53,8 @@ BUILDERS = {
 TESTED = sorted({*LISTED, *BUILDERS} - EXCLUDED)
 PUBLISHED = ("alexnet", "densenet", "efficientnet_", "mobilenet_", "resnet", "resnext", "squeezenet", "wide_resnet")
 
-# Random weights make deep networks with squeeze-and-excitation amplify rounding, up to 1e7 times, which would drown what
-# the laws are about. Norms with these gains, and with the statistics of the images, are as well-behaved as trained ones.
+# Random weights make deep networks with squeeze-and-excitation amplify rounding, up to 1e7 times, which would drown
+# what the laws are about. With these gains of their norms, and statistics of the images, they behave as if trained.
 GAINS = {"efficientnet_": 0.1, "mobilenet_v3_": 0.1, "regnet_y_": 0.05}
 
 # Inception v3 needs 75 pixels.

@@ -37,9 +37,7 @@ def conv2d(
     strides, dilations = pair(stride), pair(dilation)
     size: Pair = (int(input.shape[2]), int(input.shape[3]))
     start, total = zip(*(_padding(padding, axis, kernel, dilations) for axis in range(2)), strict=True)
-    output = [
-        (size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)
-    ]
+    output = [(size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)]
     window = Window.between(kernel, strides, (start[0], start[1]), dilations, size, (output[0], output[1]))
     values = F.conv2d(input.padded_for(window), weight, bias, stride, padding, dilation, groups)
     return MaskedActivation(values, input.visibility.after_convolution(window))

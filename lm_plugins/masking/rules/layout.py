@@ -54,12 +54,10 @@ def swapaxes(input: MaskedActivation, axis0: int, axis1: int) -> MaskedActivatio
 
 
 @register_rule(*spellings("movedim", "moveaxis"))
-def movedim(
-    input: MaskedActivation, source: int | Sequence[int], destination: int | Sequence[int]
-) -> MaskedActivation:
+def movedim(input: MaskedActivation, source: int | Sequence[int], destination: int | Sequence[int]) -> MaskedActivation:
     """Move dimensions."""
     # Sizes that are all different tell where each dimension went.
-    order = torch.empty(tuple(range(input.ndim)), device="meta").movedim(source, destination).shape
+    order = torch.empty(tuple(range(input.ndim)), device="meta").movedim(source, destination).shape  # type: ignore[arg-type]
     return permute(input, order)
 
 
@@ -110,7 +108,7 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
 
 def _features(input: MaskedActivation, shape: list[int]) -> Tensor:
     """Flatten a map into features: the way out of the spatial world."""
-    if shape[0] != input.shape[0] or input.dims[0] != "N" or len(shape) > 2 and any(one != 1 for one in shape[2:]):
+    if shape[0] != input.shape[0] or input.dims[0] != "N" or (len(shape) > 2 and any(one != 1 for one in shape[2:])):
         raise UnsupportedOperatorError(
             f"a view of {input!r} as {tuple(shape)} mixes positions and channels; flattening a map into (N, features) is "
             "masked, and so are views that leave height and width alone"
@@ -143,7 +141,8 @@ def flatten(input: MaskedActivation, start_dim: int = 0, end_dim: int = -1) -> M
 @register_rule(*spellings("unflatten"))
 def unflatten(input: MaskedActivation, dim: int, sizes: Sequence[int]) -> MaskedActivation | Tensor:
     """Split a dimension."""
-    return _reshaped(input, torch.empty(input.shape, device="meta").unflatten(dim, tuple(sizes)).shape)
+    dim %= input.ndim
+    return _reshaped(input, [*input.shape[:dim], *sizes, *input.shape[dim + 1 :]])
 
 
 @register_rule(*spellings("unsqueeze"))

@@ -1,6 +1,5 @@
 """Merges: two activations added, multiplied, compared or concatenated."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +40,8 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_broadcast(function: Callable[..., Any], carrier: MaskedActivation, plain: Tensor) -> None:
-    if plain.ndim > carrier.ndim or torch.broadcast_shapes(plain.shape, carrier.shape) != carrier.shape:
+    broadcasts = all(size in (1, have) for size, have in zip(plain.shape[::-1], carrier.shape[::-1], strict=False))
+    if plain.ndim > carrier.ndim or not broadcasts:
         raise UnsupportedOperatorError(
             f"{function_name(function)} of an activation {tuple(carrier.shape)} and a tensor {tuple(plain.shape)} would "
             "enlarge the activation"
@@ -81,7 +81,5 @@ def cat(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedAct
         )
     visibility = first.visibility.after_concatenation([one.visibility for one in carriers[1:]])
     # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.
-    values = [
-        one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors
-    ]
+    values = [one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors]
     return MaskedActivation(torch.cat(values, dim), visibility, first.dims)

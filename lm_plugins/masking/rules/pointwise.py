@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.registry import register_rule, spellings
 
@@ -20,9 +18,7 @@ _ARITHMETIC = (
 ).split()
 # In evaluation they return their input; a model that drops at random all the same drops alike at every position.
 _DROPOUT = "dropout dropout1d dropout2d alpha_dropout feature_dropout feature_alpha_dropout".split()
-_COPIES = (
-    "clone detach contiguous to float double half bfloat16 type_as requires_grad_ positive cpu cuda"
-).split()
+_COPIES = ("clone detach contiguous to float double half bfloat16 type_as requires_grad_ positive cpu cuda").split()
 
 
 def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
