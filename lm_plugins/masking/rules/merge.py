@@ -17,6 +17,7 @@ _ELEMENTWISE = (
     "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ "
     "__truediv__ __rtruediv__ __itruediv__"
 ).split()
+_POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,8 +66,22 @@ def _merge_two(
     return input
 
 
+def _power(function: Callable[..., Any]) -> Callable[..., Any]:
+    merge = _elementwise(function)
+
+    def rule(input: Any, exponent: Any) -> MaskedActivation:
+        """Raise to a power: a number, an ordinary tensor or another activation."""
+        result: MaskedActivation = merge(input, exponent)
+        return result
+
+    return rule
+
+
 for _function in spellings(*_ELEMENTWISE):
     register_rule(_function)(_elementwise(_function))
+
+for _function in spellings(*_POWERS):
+    register_rule(_function)(_power(_function))
 
 
 @register_rule(*spellings("cat", "concat", "concatenate"))

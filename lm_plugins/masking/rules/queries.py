@@ -1,5 +1,6 @@
 """What models ask a tensor about itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,15 +11,18 @@ from lm_plugins.masking.registry import register_rule
 
 __all__: list[str] = []
 
-for _query in ("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "get_device",
-               "is_floating_point", "is_complex", "element_size"):  # fmt: skip
-    _method = getattr(Tensor, _query)
+_QUERIES = (
+    "size dim ndimension numel nelement stride is_contiguous get_device is_floating_point is_complex element_size"
+).split()
 
-    def _rule(input: MaskedActivation, *args: Any, _method: Any = _method, **kwargs: Any) -> Any:
+
+def _query(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: MaskedActivation, *args: Any, **kwargs: Any) -> Any:
         """Answer for the values."""
-        return _method(input.values, *args, **kwargs)
+        return function(input.values, *args, **kwargs)
 
-    register_rule(_method)(_rule)
+    return rule
 
-register_rule(torch.numel)(lambda input: input.values.numel())
-register_rule(torch.is_floating_point)(lambda input: input.values.is_floating_point())
+
+for _function in (*(getattr(Tensor, name) for name in _QUERIES), torch.numel, torch.is_floating_point):
+    register_rule(_function)(_query(_function))
