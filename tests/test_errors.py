@@ -9,7 +9,7 @@ from torch import nn
 
 import lm_plugins as lm
 from lm_plugins import errors
-from lm_plugins.masking import registered_functions, run_masked
+from lm_plugins.masking import run_masked
 
 
 @pytest.fixture
@@ -231,63 +231,6 @@ def test_a_function_called_in_a_way_that_its_rule_does_not_cover(x):
         lm.LayerMasked(Rows().eval())(x, VISIBLE)
 
 
-# ---- rules -----------------------------------------------------------------------------------------------------------
-
-
-def test_rule_registered_twice(model, x):
-    before = registered_functions()
-    with refused(model, x, errors.DuplicateRuleError, "torch.relu already has a masking rule", "overwrite=True"):
-        lm.register_rule(torch.erfinv, torch.relu)(lambda input: input)
-    assert registered_functions() == before
-
-
-@pytest.mark.parametrize("function", [len, nn.ReLU, nn.ReLU(), np.sum, "relu", torch.zeros, print, 3, []])
-def test_rule_for_what_is_no_function_of_torch(model, x, function):
-    before = registered_functions()
-    with refused(model, x, errors.RuleError, "is not a torch function that can be overridden", "coverage(model, x)"):
-        lm.register_rule(function)
-    assert registered_functions() == before
-
-
-def test_rule_for_nothing():
-    with pytest.raises(errors.RuleError, match="needs the torch functions that the rule is for"):
-        lm.register_rule()
-    with pytest.raises(errors.RuleError, match=r"torch\.erfinv has no masking rule"):
-        lm.unregister_rule(torch.erfinv)
-    before = registered_functions()
-    with pytest.raises(errors.RuleError):
-        lm.unregister_rule(torch.relu, torch.erfinv)
-    assert registered_functions() == before  # all or nothing
-
-
-def test_a_registered_rule_makes_a_model_run_and_can_be_taken_back(x):
-    class Model(nn.Module):
-        def forward(self, x):
-            return torch.erfinv(x.tanh()).mean((2, 3))
-
-    masked = lm.LayerMasked(Model().eval())
-    before = registered_functions()
-
-    @lm.register_rule(torch.erfinv)
-    def erfinv(input):
-        return input.like(torch.erfinv(input.values))
-
-    try:
-        expected = torch.stack([torch.erfinv(one.tanh())[:, VISIBLE].mean(1) for one in x])
-        torch.testing.assert_close(masked(x, VISIBLE), expected)
-
-        @lm.register_rule(torch.erfinv, overwrite=True)
-        def zero(input):
-            return input.like(0 * input.values)
-
-        assert (masked(x, VISIBLE) == 0).all()
-    finally:
-        lm.unregister_rule(torch.erfinv)
-    assert registered_functions() == before
-    with pytest.raises(errors.UnsupportedOperatorError, match="erfinv"):
-        masked(x, VISIBLE)
-
-
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +238,7 @@ def test_a_registered_rule_makes_a_model_run_and_can_be_taken_back(x):
     ("option", "value", "known"),
     [
         ("visible", "all", "'any', 'coverage'"),
+        ("stem", "centre", "'any', 'coverage'"),
         ("computed", None, "'visible', 'any'"),
         ("addition", "sum", "'intersection', 'union'"),
         ("concatenation", True, "'union', 'intersection', 'majority'"),

@@ -86,13 +86,16 @@ class Visibility:
 
     def after_addition(self, others: Sequence["Visibility"]) -> "Visibility":
         """The regions after an element-wise merge."""
-        visible = self.visible.merged([other.visible for other in others], self.options.addition)
-        return Visibility(visible, visible, self.options)
+        return self._merged(others, self.options.addition)
 
     def after_concatenation(self, others: Sequence["Visibility"]) -> "Visibility":
         """The regions after a concatenation of channels."""
-        visible = self.visible.merged([other.visible for other in others], self.options.concatenation)
-        return Visibility(visible, visible, self.options)
+        return self._merged(others, self.options.concatenation)
+
+    def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
+        visible = self.visible.merged([other.visible for other in others], how)
+        is_image = self.is_image and all(other.is_image for other in others)
+        return Visibility(visible, visible, self.options, is_image)
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 

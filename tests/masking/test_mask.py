@@ -10,18 +10,14 @@ from lm_plugins.masking import Mask, Window
 from tests.references import windows
 
 
-def random_mask(size=(6, 7), n=2, density=0.5, seed=0, partial=False, border=False):
-    """A region, with coverage if `partial`, with constants around the image if `border`."""
-    generator = torch.Generator().manual_seed(seed)
-    positions = torch.rand(n, *size, generator=generator) < density
-    coverage = torch.rand(n, *size, generator=generator).clamp(min=0.01) if partial else None
-    inside = None
-    if border:
-        inside = torch.ones(size, dtype=torch.bool)
-        inside[0], inside[:, -2:] = False, False
-        positions = positions & inside
-        coverage = None if coverage is None else coverage * inside
-    return Mask(positions, inside, coverage)
+def random_mask(size=(6, 7), n=2, density=0.5, seed=0, border=False):
+    """A region, with constants around the image if `border`."""
+    positions = torch.rand(n, *size, generator=torch.Generator().manual_seed(seed)) < density
+    if not border:
+        return Mask(positions)
+    inside = torch.ones(size, dtype=torch.bool)
+    inside[0], inside[:, -2:] = False, False
+    return Mask(positions & inside, inside)
 
 
 def inside_of(mask):
@@ -35,7 +31,6 @@ masks = st.builds(
     n=st.just(2),
     density=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
     seed=st.integers(0, 99),
-    partial=st.booleans(),
     border=st.booleans(),
 )
 geometries = st.builds(
@@ -73,12 +68,6 @@ def test_is_full():
     assert not Mask(one_image).is_full
 
 
-def test_weights_are_the_coverage_of_the_region():
-    mask = random_mask(partial=True)
-    assert torch.equal(mask.weights, torch.where(mask.positions, mask.coverage, 0.0))
-    assert torch.equal(random_mask().weights, random_mask().positions.float())
-
-
 # ---- windows ---------------------------------------------------------------------------------------------------------
 
 
@@ -102,34 +91,22 @@ def test_a_window_that_sees_nothing_of_the_image_is_no_part_of_it(mask, window):
 def test_resampled(mask, window, threshold):
     assume(not (window.keeps_grid and mask.inside is None))
     taps(mask, window)
-    extent = mask.positions.float() if mask.coverage is None else mask.coverage
-    coverage, visible = windows.resampled(
-        extent,
-        mask.positions,
-        inside_of(mask),
-        threshold,
-        window.kernel,
-        window.stride,
-        window.padding,
-        window.dilation,
+    visible = windows.resampled(
+        mask.positions, inside_of(mask), threshold, window.kernel, window.stride, window.padding, window.dilation
     )
-    result = mask.resampled(window, threshold)
-    assert torch.equal(result.positions, visible)
-    torch.testing.assert_close(result.coverage.double(), coverage, rtol=1e-5, atol=1e-6)
+    assert torch.equal(mask.resampled(window, threshold).positions, visible)
 
 
 @given(window=geometries, threshold=st.sampled_from([0.1, 0.3, 1.0]))
-def test_resampling_a_full_region_keeps_it_full_and_fully_covered(window, threshold):
+def test_resampling_a_full_region_keeps_it_full(window, threshold):
     mask = random_mask(density=1)
     taps(mask, window)
-    result = mask.resampled(window, threshold)
-    assert result.is_full
-    assert torch.equal(result.weights, result.positions.float())
+    assert mask.resampled(window, threshold).is_full
 
 
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
 def test_resampling_on_the_same_grid_changes_nothing(dilation):
-    mask = random_mask(partial=True)
+    mask = random_mask()
     window = Window((3, 3), (1, 1), (dilation[1], dilation[1], dilation[0], dilation[0]), dilation)
     assert mask.resampled(window, 0.3) is mask
 
@@ -152,8 +129,8 @@ def test_mean_correction(mask, window):
     for (i, j), found in of_window.items():
         for n in range(2):
             count = sum(bool(inside_of(mask)[y, x]) for _, _, y, x in found)
-            weight = sum(float(mask.weights[n, y, x]) for _, _, y, x in found)
-            assert float(got[n, 0, i, j]) == pytest.approx(count / weight if weight else 0.0, rel=1e-5)
+            seen = sum(bool(mask.positions[n, y, x]) for _, _, y, x in found)
+            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else 0.0, rel=1e-5)
 
 
 @given(mask=masks, output=st.tuples(st.integers(1, 4), st.integers(1, 4)))
@@ -165,8 +142,8 @@ def test_adaptive_windows(mask, output):
     for (i, j), found in of_window.items():
         for n in range(2):
             count = sum(bool(inside_of(mask)[y, x]) for _, _, y, x in found)
-            weight = sum(float(mask.weights[n, y, x]) for _, _, y, x in found)
-            assert float(got[n, 0, i, j]) == pytest.approx(count / weight if weight else 0.0, rel=1e-5)
+            seen = sum(bool(mask.positions[n, y, x]) for _, _, y, x in found)
+            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else 0.0, rel=1e-5)
 
 
 # ---- merges ----------------------------------------------------------------------------------------------------------
@@ -174,15 +151,13 @@ def test_adaptive_windows(mask, output):
 
 @pytest.mark.parametrize("how", ["intersection", "union", "majority"])
 @pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("partial", [False, True])
-def test_merged(how, count, partial):
-    operands = [random_mask(seed=seed, partial=partial) for seed in range(count)]
+def test_merged(how, count):
+    operands = [random_mask(seed=seed) for seed in range(count)]
     result = operands[0].merged(operands[1:], how)
     for n, y, x in torch.ones(2, 6, 7).nonzero().tolist():
         votes = [bool(one.positions[n, y, x]) for one in operands]
         expected = {"intersection": all(votes), "union": any(votes), "majority": sum(votes) * 2 > count}[how]
         assert bool(result.positions[n, y, x]) == expected
-    assert (result.weights > 0).equal(result.positions)  # what is in the region counts in means
 
 
 def test_a_majority_counts_repeated_operands():
@@ -220,19 +195,17 @@ CUTS = [
 @pytest.mark.parametrize(("rows", "columns"), CUTS)
 @pytest.mark.parametrize("border", [False, True])
 def test_cut(rows, columns, border):
-    mask = random_mask(border=border, partial=True)
+    mask = random_mask(border=border)
     result = mask.cut(rows, columns)
     assert torch.equal(result.positions, mask.positions[:, rows, columns])
     assert torch.equal(inside_of(result), inside_of(mask)[rows, columns])
-    assert torch.equal(result.weights, mask.weights[:, rows, columns])
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", [(1, 2, 0, 3), (2, 2, 2, 2), (0, 0, 1, 0)])
 @pytest.mark.parametrize("border", [False, True])
-@pytest.mark.parametrize("partial", [False, True])
-def test_padded(mode, padding, border, partial):
-    mask = random_mask(border=border, partial=partial)
+def test_padded(mode, padding, border):
+    mask = random_mask(border=border)
     result = mask.padded(padding, mode)
 
     def pad(signal, value=0.0):
@@ -240,14 +213,12 @@ def test_padded(mode, padding, border, partial):
 
     assert torch.equal(result.positions.float(), pad(mask.positions))
     assert torch.equal(inside_of(result).float()[None], pad(inside_of(mask)[None]))
-    assert torch.equal(result.weights, pad(mask.weights))
 
 
 def test_negative_padding_crops():
-    mask = random_mask(partial=True)
+    mask = random_mask()
     result = mask.padded((-1, 0, 0, -2), "constant")
     assert torch.equal(result.positions, mask.positions[:, :-2, 1:])
-    assert torch.equal(result.weights, mask.weights[:, :-2, 1:])
     assert result.inside is None
 
 
@@ -255,14 +226,13 @@ def test_negative_padding_crops():
 
 
 def test_every_result_is_computed_once():
-    mask, other = random_mask(partial=True), random_mask(seed=1)
+    mask, other = random_mask(), random_mask(seed=1)
 
     def window():
         return Window((3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
 
     for compute in (
         lambda: mask.hidden,
-        lambda: mask.weights,
         lambda: mask.any_in(window()),
         lambda: mask.resampled(window(), 0.3),
         lambda: mask.any_in_adaptive((2, 2)),
@@ -277,7 +247,7 @@ def test_every_result_is_computed_once():
 
 
 def test_different_questions_have_different_answers():
-    mask, other = random_mask(partial=True), random_mask(seed=1)
+    mask, other = random_mask(), random_mask(seed=1)
     window = Window((3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     assert mask.resampled(window, 0.3) is not mask.resampled(window, 0.9)
     assert mask.merged([other], "union") is not mask.merged([other], "intersection")

@@ -1,11 +1,8 @@
 """`LayerMasked` around a model: what it takes, what it gives back, and that it leaves no trace."""
 
-from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lm_plugins as lm
 from lm_plugins.masking import as_visible, run_masked
@@ -113,6 +110,25 @@ def test_without_the_sentinel_it_is_the_plain_forward(model, x):
 def test_an_image_that_is_all_sentinel(model, x):
     nothing = torch.full_like(x, lm.MASKED)
     assert torch.equal(lm.LayerMasked(model)(nothing), lm.LayerMasked(model)(x, torch.zeros(12, 14)))
+
+
+def test_normalizing_inside_of_the_model_is_normalizing_the_image(model, x):
+    # GoogLeNet and Inception do it channel by channel; many wrappers for the whole image.
+    scale, shift = torch.tensor([0.5, 2.0, 1.5])[:, None, None], torch.tensor([0.1, -0.2, 0.3])[:, None, None]
+
+    class Channelwise(nn.Module):
+        def forward(self, x):
+            return torch.cat([torch.unsqueeze(x[:, i], 1) * scale[i] + shift[i] for i in range(3)], 1)
+
+    class Whole(nn.Module):
+        def forward(self, x):
+            return x * scale + shift
+
+    for options in samples.OPTIONS:
+        expected = lm.LayerMasked(model, options)(x * scale + shift, VISIBLES)
+        for normalize in (Channelwise(), Whole()):
+            got = lm.LayerMasked(nn.Sequential(normalize, model).eval(), options)(x, VISIBLES)
+            torch.testing.assert_close(got, expected)
 
 
 # ---- dtypes and formats ----------------------------------------------------------------------------------------------
@@ -294,91 +310,3 @@ def test_a_model_used_twice_by_two_wrappers(model, x):
     first = one(x, VISIBLES)
     assert not torch.equal(other(x, VISIBLES), first)
     assert torch.equal(one(x, VISIBLES), first)
-
-
-# ---- outputs ---------------------------------------------------------------------------------------------------------
-
-Named = namedtuple("Named", ["map", "logits"])
-
-
-@dataclass
-class Output:
-    map: Tensor
-    logits: Tensor
-    note: str = "kept"
-
-
-class Returning(nn.Module):
-    """A map and logits, packed by `pack`."""
-
-    def __init__(self, pack):
-        super().__init__()
-        self.conv, self.pack = nn.Conv2d(3, 4, 3, padding=1), pack
-
-    def forward(self, x):
-        features = self.conv(x)
-        return self.pack(features, features.mean((2, 3)))
-
-
-PACKS = {
-    "tuple": (lambda a, b: (a, b), lambda out: out),
-    "list": (lambda a, b: [a, b], lambda out: out),
-    "dict": (lambda a, b: {"map": a, "logits": b}, lambda out: (out["map"], out["logits"])),
-    "OrderedDict": (lambda a, b: OrderedDict(map=a, logits=b), lambda out: (out["map"], out["logits"])),
-    "namedtuple": (Named, lambda out: (out.map, out.logits)),
-    "dataclass": (Output, lambda out: (out.map, out.logits)),
-    "nested": (lambda a, b: {"out": [a, (b, 3)]}, lambda out: (out["out"][0], out["out"][1][0])),
-}
-
-
-@pytest.mark.parametrize("kind", PACKS)
-def test_outputs_of_any_kind(kind, x):
-    pack, unpack = PACKS[kind]
-    model = Returning(pack).eval().requires_grad_(False)
-    output = lm.LayerMasked(model)(x, VISIBLES)
-    assert type(output) is type(model(x))
-    features, logits = unpack(output)
-    assert type(features) is Tensor
-    assert type(logits) is Tensor
-    assert logits.shape == (3, 4)
-    if kind == "dataclass":
-        assert output.note == "kept"
-
-
-def test_maps_come_back_with_zeros_where_hidden(x):
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval().requires_grad_(False)
-    output = lm.LayerMasked(model)(x, VISIBLES)
-    assert (output[(~VISIBLES)[:, None].expand_as(output)] == 0).all()
-    torch.testing.assert_close(output, torch.where(VISIBLES[:, None], model(x), 0.0))
-
-
-def test_outputs_that_are_no_tensors_pass(x):
-    model = Returning(lambda a, b: (None, "text", b)).eval()
-    output = lm.LayerMasked(model)(x, VISIBLES)
-    assert output[:2] == (None, "text")
-
-
-# ---- coverage --------------------------------------------------------------------------------------------------------
-
-
-def test_coverage_names_functions_and_where_they_are_called(model, x):
-    found = lm.coverage(model, x)
-    assert found
-    assert found.supported["torch.nn.functional.conv2d"] == ["0 (Conv2d)", "4 (Conv2d)"]
-    assert "torch.nn.functional.conv2d, called in '0 (Conv2d)', '4 (Conv2d)'" in str(found)
-    assert not found.missing
-    assert found.stopped is None
-
-
-def test_coverage_goes_on_after_what_is_missing(x):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.PixelUnshuffle(2))
-    found = lm.coverage(model.eval(), x)
-    assert not found
-    assert list(found.missing.values()) == [["1 (PixelShuffle)"], ["2 (Upsample)"], ["3 (PixelUnshuffle)"]]
-
-
-def test_coverage_reports_what_stopped_it(model, x):
-    found = lm.coverage(model, x[:, :2])
-    assert not found
-    assert "RuntimeError" in found.stopped
-    assert "more may be missing" in str(found)

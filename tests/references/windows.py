@@ -61,25 +61,24 @@ def maximum(values, region, windows):
     return result
 
 
-def mean(values, region, windows, weights=None):
-    """Mean of the region in each window, weighted if `weights` are given; NaN where there is none."""
-    weights = torch.ones(region.shape, dtype=torch.float64) if weights is None else weights.double()
+def mean(values, region, windows):
+    """Mean of the region in each window; NaN where there is none."""
     result = torch.full((*values.shape[:2], *shape_of(windows)), torch.nan, dtype=torch.float64)
     for (i, j), window in windows.items():
         for n in range(values.shape[0]):
-            found = [(values[n, :, y, x], weights[n, y, x]) for _, _, y, x in window if region[n, y, x]]
+            found = [values[n, :, y, x] for _, _, y, x in window if region[n, y, x]]
             if found:
-                result[n, :, i, j] = sum(v.double() * w for v, w in found) / sum(w for _, w in found)
+                result[n, :, i, j] = torch.stack(found).mean(0)
     return result
 
 
-def resampled(extent, region, inside, threshold, kernel, stride, padding, dilation):
-    """Coverage and visible positions after a window, by the definition of `Mask.resampled`.
+def resampled(region, inside, threshold, kernel, stride, padding, dilation):
+    """Visible positions after a window, by the definition of `Mask.resampled`.
 
-    Coverage is the weighted mean of `extent` over the taps inside of the image; a tap weighs the less the further it
-    is from the centre of its window, nothing from a stride on.
+    Coverage is the weighted share of the taps inside of the image that lie in the region; a tap weighs the less the
+    further it is from the centre of its window, nothing from a stride on.
     """
-    windows = taps(extent.shape[1:], kernel, stride, padding, dilation)
+    windows = taps(region.shape[1:], kernel, stride, padding, dilation)
     weight_of = [
         [max(0.0, stride[axis] - abs(tap - (kernel[axis] - 1) / 2) * dilation[axis]) for tap in range(kernel[axis])]
         for axis in range(2)
@@ -87,19 +86,19 @@ def resampled(extent, region, inside, threshold, kernel, stride, padding, dilati
     for axis in range(2):
         if not any(weight_of[axis]):  # an even, dilated kernel: its two central taps
             weight_of[axis] = [float(tap in (kernel[axis] // 2 - 1, kernel[axis] // 2)) for tap in range(kernel[axis])]
-    coverage = torch.ones(extent.shape[0], *shape_of(windows), dtype=torch.float64)
     touched = any_in(region, windows)
     visible = torch.zeros_like(touched)
-    for n in range(extent.shape[0]):
+    for n in range(region.shape[0]):
         for (i, j), window in windows.items():
             weighted = [
-                (weight_of[0][a] * weight_of[1][b], float(extent[n, y, x])) for a, b, y, x in window if inside[y, x]
+                (weight_of[0][a] * weight_of[1][b], bool(region[n, y, x])) for a, b, y, x in window if inside[y, x]
             ]
-            total = sum(weight for weight, _ in weighted)
-            if total:
-                coverage[n, i, j] = sum(weight * one for weight, one in weighted) / total
-            visible[n, i, j] = bool(touched[n, i, j]) and float(coverage[n, i, j]) >= threshold - 1e-6
-        if touched[n].any() and not visible[n].any():
-            visible[n] = touched[n]
-            coverage[n][touched[n]] = 1.0
-    return coverage, visible
+            covered, possible = (
+                sum(weight for weight, is_in in weighted if is_in),
+                sum(weight for weight, _ in weighted),
+            )
+            # Where the centre lies outside of the image, nothing is possible, and anything in the window suffices.
+            visible[n, i, j] = bool(touched[n, i, j]) and covered >= threshold * possible - 1e-5
+        if not visible[n].any():
+            visible[n] = touched[n]  # an image never loses its last position
+    return visible

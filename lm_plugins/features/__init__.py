@@ -1,0 +1,7 @@
+"""Features: which pixels go together, which of them are present, and what a model says about it."""
+
+from lm_plugins.features.coalition import visible_from
+from lm_plugins.features.evaluator import CoalitionEvaluator
+from lm_plugins.features.feature_mask import grid, relabelled, superpixels
+
+__all__ = ["CoalitionEvaluator", "grid", "relabelled", "superpixels", "visible_from"]

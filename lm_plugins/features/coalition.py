@@ -1,0 +1,55 @@
+"""Coalitions of features, and the pixels that they make visible."""
+
+import torch
+from torch import Tensor
+
+from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
+
+__all__ = ["visible_from"]
+
+
+def visible_from(coalitions: Tensor, feature_mask: Tensor) -> Tensor:
+    """The pixels that are visible when only the features of a coalition are present.
+
+    One gather on the device of the feature mask.
+
+    Args:
+        coalitions: Bool, or 0/1 of any dtype: ``(K, F)``, True = the feature is present.
+        feature_mask: Integer ``(H, W)`` with ids from 0 to F - 1, as `relabelled` makes them.
+
+    Returns:
+        Bool ``(K, H, W)``.
+
+    Raises:
+        ShapeError: `coalitions` is not ``(K, F)``, `feature_mask` not ``(H, W)``, or it has other features.
+        InputTypeError: `feature_mask` is not of an integer dtype.
+        MaskValueError: `coalitions` holds something other than 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.features import visible_from
+        >>> visible_from(torch.tensor([[True, False]]), torch.tensor([[0, 1], [1, 0]]))
+        tensor([[[ True, False],
+                 [False,  True]]])
+    """
+    if feature_mask.ndim != 2 or coalitions.ndim != 2:
+        raise ShapeError(
+            f"expected coalitions (K, F) and a feature mask (H, W), got {tuple(coalitions.shape)} and "
+            f"{tuple(feature_mask.shape)}."
+        )
+    if feature_mask.is_floating_point() or feature_mask.is_complex() or feature_mask.dtype == torch.bool:
+        raise InputTypeError(
+            f"a feature mask is of an integer dtype, got {feature_mask.dtype}; lm_plugins.features.relabelled converts it."
+        )
+    low, high = int(feature_mask.min()), int(feature_mask.max())
+    if low < 0 or high >= coalitions.shape[1]:
+        raise ShapeError(
+            f"the feature mask has ids from {low} to {high}, the coalitions {coalitions.shape[1]} features; "
+            "lm_plugins.features.relabelled makes ids from 0 without gaps."
+        )
+    present = coalitions.to(feature_mask.device)
+    if present.dtype != torch.bool:
+        if not bool(((present == 0) | (present == 1)).all()):
+            raise MaskValueError("coalitions hold 0 (absent) and 1 (present) only.")
+        present = present == 1
+    return present[:, feature_mask.long()]

@@ -1,0 +1,146 @@
+"""Evaluate many coalitions of one image: deduplicated, in batches that fit into memory."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_plugins.errors import InputTypeError, OptionError, ShapeError
+from lm_plugins.features.coalition import visible_from
+
+__all__ = ["CoalitionEvaluator"]
+
+_FIRST_BATCH_SIZE = 32
+
+
+class CoalitionEvaluator:
+    """The value function of one image: what a model says when only some features are present.
+
+    Equal coalitions are evaluated once, pixels are masked in one gather a batch, and a batch that does not fit into
+    memory is halved and tried again.
+
+    Args:
+        forward: ``forward(x, visible) -> output``, as every removal builds it.
+        x: One image ``(1, C, H, W)``.
+        feature_mask: Integer ``(H, W)`` with ids from 0 to F - 1, as `lm_plugins.features.relabelled` makes them.
+        batch_size: Coalitions in one forward pass; None starts with 32 and halves if memory runs out.
+        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+        progress: Show a progress bar (needs tqdm).
+
+    Raises:
+        ShapeError: `x` is not one image, or the feature mask does not fit it.
+        OptionError: `batch_size` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.features import CoalitionEvaluator, grid
+        >>> from lm_plugins.removal import Colour
+        >>> x = torch.ones(1, 1, 4, 4)
+        >>> brightness = Colour(0.0)(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> values = CoalitionEvaluator(brightness, x, grid((4, 4), 2))
+        >>> values(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]))
+        tensor([[1.0000],
+                [0.5000],
+                [0.0000]])
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor, Tensor], Any],
+        x: Tensor,
+        feature_mask: Tensor,
+        batch_size: int | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        progress: bool = False,
+    ) -> None:
+        if x.ndim != 4 or x.shape[0] != 1:
+            raise ShapeError(f"coalitions are evaluated for one image (1, C, H, W), got shape {tuple(x.shape)}.")
+        if tuple(feature_mask.shape) != tuple(x.shape[2:]):
+            raise ShapeError(
+                f"the feature mask has shape {tuple(feature_mask.shape)}, the image {tuple(x.shape)}: expected "
+                f"{tuple(x.shape[2:])}."
+            )
+        if batch_size is not None and batch_size < 1:
+            raise OptionError(f"batch_size is at least 1, or None for an automatic choice; got {batch_size}.")
+        self._forward = forward
+        self._x = x
+        self._feature_mask = feature_mask.to(x.device)
+        self._batch_size = batch_size or _FIRST_BATCH_SIZE
+        self._output = output
+        self._progress = progress
+
+    @torch.inference_mode()
+    def __call__(self, coalitions: Tensor) -> Tensor:
+        """Evaluate coalitions.
+
+        Args:
+            coalitions: Bool or 0/1 ``(K, F)``, True = the feature is present.
+
+        Returns:
+            ``(K, ...)``: the output of the model for each, on the device of the image.
+
+        Raises:
+            ShapeError: `coalitions` is not ``(K, F)``.
+            InputTypeError: The model does not return a tensor with a value for each image.
+        """
+        if coalitions.ndim != 2 or not len(coalitions):
+            raise ShapeError(f"expected coalitions (K, F) with at least one row, got {tuple(coalitions.shape)}.")
+        unique, inverse = coalitions.to(self._x.device).unique(dim=0, return_inverse=True)
+        outputs: list[Tensor] = []
+        with _progress_bar(len(unique), self._progress) as bar:
+            start = 0
+            while start < len(unique):
+                part = unique[start : start + self._batch_size]
+                try:
+                    outputs.append(self._evaluate(part))
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    self._halve(len(part), error)
+                    continue
+                start += len(part)
+                bar(len(part))
+        return torch.cat(outputs)[inverse]
+
+    def _evaluate(self, coalitions: Tensor) -> Tensor:
+        visible = visible_from(coalitions, self._feature_mask)
+        output = self._forward(self._x.expand(len(visible), -1, -1, -1), visible)
+        output = output if self._output is None else self._output(output)
+        if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != len(visible):
+            got = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise InputTypeError(
+                f"the model must return a tensor with one row for each of the {len(visible)} images, got {got}. Choose "
+                "a part of its output with output=, for example output=lambda result: result.logits."
+            )
+        return output
+
+    def _halve(self, size: int, error: RuntimeError) -> None:
+        is_memory = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if not is_memory or size == 1:
+            raise error
+        self._batch_size = size // 2
+        warnings.warn(
+            f"a batch of {size} coalitions did not fit into memory; going on with batches of {self._batch_size}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        if self._x.is_cuda:
+            torch.cuda.empty_cache()
+
+
+class _progress_bar:
+    """A tqdm bar, or nothing."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        self._bar: Any = None
+        if show:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc="coalitions")
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return (lambda count: None) if self._bar is None else self._bar.update
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

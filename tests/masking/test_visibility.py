@@ -1,0 +1,112 @@
+"""How the options move the two regions: one place decides, so one file tests."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lm_plugins.masking import Mask, MaskingOptions, Visibility, Window
+from tests.masking import samples
+
+CONV = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+STRIDED = Window((3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+POINTWISE = Window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
+
+
+def visibility(options, is_image=False, seed=0):
+    region = Mask(samples.region(density=0.3, seed=seed))
+    return Visibility(region, region, options, is_image)
+
+
+def test_published_rule_lets_both_regions_grow():
+    given = visibility(MaskingOptions(visible="any", computed="visible"))
+    after = given.after_convolution(CONV)
+    assert after.visible is after.computed is given.visible.any_in(CONV)
+
+
+def test_coverage_keeps_the_visible_region_while_the_computed_one_grows():
+    given = visibility(MaskingOptions(visible="coverage", computed="any"))
+    after = given.after_convolution(CONV)
+    assert after.visible is given.visible
+    assert after.computed is given.visible.any_in(CONV)
+    twice = after.after_convolution(CONV)
+    assert twice.visible is given.visible
+    assert twice.computed is after.computed.any_in(CONV)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.8])
+def test_coverage_is_the_threshold(threshold):
+    given = visibility(MaskingOptions(visible="coverage", coverage=threshold))
+    assert given.after_convolution(STRIDED).visible is given.visible.resampled(STRIDED, threshold)
+    assert given.after_pooling(STRIDED).visible is given.visible.resampled(STRIDED, threshold)
+
+
+@pytest.mark.parametrize("stem", ["any", "coverage"])
+@pytest.mark.parametrize("visible", ["any", "coverage"])
+def test_the_stem_has_a_rule_of_its_own(stem, visible):
+    given = visibility(MaskingOptions(visible=visible, stem=stem), is_image=True)
+    by_rule = {"any": given.visible.any_in, "coverage": lambda window: given.visible.resampled(window, 0.5)}
+    given = replace(given, options=replace(given.options, coverage=0.5))
+    after = given.after_convolution(STRIDED)
+    assert after.visible is by_rule[stem](STRIDED)
+    assert not after.is_image
+    by_rule = {"any": after.visible.any_in, "coverage": lambda window: after.visible.resampled(window, 0.5)}
+    assert after.after_convolution(STRIDED).visible is by_rule[visible](STRIDED)
+
+
+def test_pixels_stay_pixels_until_a_window_looks_at_them():
+    given = visibility(MaskingOptions(), is_image=True)
+    other = visibility(MaskingOptions(), is_image=True, seed=1)
+    assert given.settled.is_image
+    assert given.cut(slice(1, None), slice(None)).is_image
+    assert given.padded((1, 1, 1, 1), "constant").is_image
+    assert given.after_addition([other]).is_image
+    assert given.after_concatenation([other]).is_image
+    assert not given.after_pooling(STRIDED).is_image
+
+
+def test_merges_and_pooling_fall_back_to_the_visible_region():
+    options = MaskingOptions(visible="coverage", computed="any", addition="union", concatenation="majority")
+    one, other = visibility(options).after_convolution(CONV), visibility(options, seed=1).after_convolution(CONV)
+    assert one.computed is not one.visible
+    summed = one.after_addition([other])
+    assert summed.visible is summed.computed is one.visible.merged([other.visible], "union")
+    joined = one.after_concatenation([other])
+    assert joined.visible is joined.computed is one.visible.merged([other.visible], "majority")
+    for after in (one.after_pooling(CONV), one.after_adaptive_pooling((2, 3)), one.settled):
+        assert after.visible is after.computed
+
+
+@pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
+@pytest.mark.parametrize("window", [CONV, STRIDED, Window((5, 3), (1, 1), (2, 2, 4, 4), (2, 1))])
+def test_enough_rings_for_every_output_that_counts(options, window):
+    given = visibility(options)
+    plan, rings = given.padding_for(window)
+    known = plan.known_after(rings)
+    computed = given.after_convolution(window).computed.positions
+    for n, i, j in computed.nonzero().tolist():
+        for a in range(window.kernel[0]):
+            for b in range(window.kernel[1]):
+                y = i * window.stride[0] - window.padding[2] + a * window.dilation[0]
+                x = j * window.stride[1] - window.padding[0] + b * window.dilation[1]
+                if 0 <= y < 6 and 0 <= x < 7:
+                    assert known[n, y, x]
+
+
+def test_no_more_rings_than_a_window_reaches():
+    for options in samples.OPTIONS:
+        assert visibility(options).padding_for(CONV)[1] <= CONV.reach
+        assert visibility(options).padding_for(POINTWISE)[1] == 0
+    assert visibility(MaskingOptions(pointwise_ring=True)).padding_for(POINTWISE)[1] == 1
+    # Where a window that counts has a known centre, half of it is all that it sees of the padding.
+    assert visibility(samples.SPARSE).padding_for(CONV)[1] == CONV.half_reach
+
+
+def test_regions_of_an_image_that_is_all_visible_stay_full():
+    full = Mask(torch.ones(1, 6, 7, dtype=torch.bool))
+    for options in samples.OPTIONS:
+        given = Visibility(full, full, options, is_image=True)
+        for window in (CONV, STRIDED, POINTWISE):
+            after = given.after_convolution(window).after_convolution(CONV).after_pooling(window)
+            assert after.visible.is_full
+            assert after.computed.is_full
