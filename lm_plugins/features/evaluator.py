@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_plugins.errors import InputTypeError, OptionError, ShapeError
+from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
 from lm_plugins.features.coalition import visible_from
 
 __all__ = ["CoalitionEvaluator"]
@@ -87,9 +87,9 @@ class CoalitionEvaluator:
         """
         if coalitions.ndim != 2 or not len(coalitions):
             raise ShapeError(f"expected coalitions (K, F) with at least one row, got {tuple(coalitions.shape)}.")
-        unique, inverse = coalitions.to(self._x.device).unique(dim=0, return_inverse=True)
+        unique, inverse = torch.unique(coalitions.to(self._x.device), dim=0, return_inverse=True)
         outputs: list[Tensor] = []
-        with _progress_bar(len(unique), self._progress) as bar:
+        with _ProgressBar(len(unique), self._progress) as bar:
             start = 0
             while start < len(unique):
                 part = unique[start : start + self._batch_size]
@@ -128,13 +128,16 @@ class CoalitionEvaluator:
             torch.cuda.empty_cache()
 
 
-class _progress_bar:
+class _ProgressBar:
     """A tqdm bar, or nothing."""
 
     def __init__(self, total: int, show: bool) -> None:
         self._bar: Any = None
         if show:
-            from tqdm.auto import tqdm
+            try:
+                from tqdm.auto import tqdm
+            except ImportError as error:
+                raise MissingDependencyError("a progress bar needs tqdm: pip install tqdm.") from error
 
             self._bar = tqdm(total=total, desc="coalitions")
 

@@ -65,9 +65,7 @@ def superpixels(image: Tensor | NDArray[Any], method: Method = "slic", **setting
     try:
         from skimage import segmentation
     except ImportError as error:
-        raise MissingDependencyError(
-            "superpixels need scikit-image: pip install 'lm_plugins[superpixels]'."
-        ) from error
+        raise MissingDependencyError("superpixels need scikit-image: pip install 'lm_plugins[superpixels]'.") from error
     array = image.detach().cpu().movedim(0, -1).numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
     array = np.asarray(array)
     array = array[..., None] if array.ndim == 2 else array
@@ -110,4 +108,5 @@ def relabelled(feature_mask: Tensor | NDArray[Any]) -> Tensor:
         raise InputTypeError("the ids of a feature mask are whole numbers; got fractions, infinity or NaN.")
     if ids.is_complex():
         raise InputTypeError(f"the ids of a feature mask are whole numbers; got {ids.dtype}.")
-    return ids.long().unique(return_inverse=True)[1]
+    inverse: Tensor = torch.unique(ids.long(), return_inverse=True)[1]
+    return inverse
