@@ -12,7 +12,7 @@ from lm_plugins import errors, masking
 
 MODULES = [
     "lm_plugins",
-    *(module.name for module in pkgutil.walk_packages(lm.__path__, "lm_plugins.") if ".masking" in module.name),
+    *(module.name for module in pkgutil.walk_packages(lm.__path__, "lm_plugins.")),
     "lm_plugins.errors",
 ]
 

@@ -56,8 +56,9 @@ class MaskingOptions:
 
     References:
         Balasubramanian and Feizi, "Towards Improved Input Masking for Convolutional Neural Networks", ICCV 2023,
-        for every value called *published*. The defaults differ: they are the ones that kept most accuracy under
-        removal in our study (docs/retention.md).
+        for every value called *published*. The defaults of `visible`, `coverage`, `stem`, `computed` and `diagonal` are
+        the ones that kept most accuracy under removal in our study (docs/retention.md); the others are the published
+        ones, or where the published code holds several, the one that treats all architectures alike.
     """
 
     visible: Literal["any", "coverage"] = "coverage"
