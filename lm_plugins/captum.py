@@ -91,6 +91,10 @@ class _WithArguments(nn.Module):
 class _PixelMasks:
     """What the six classes share: Captum perturbs ``(N, 1, H, W)`` masks, the removal acts on the images."""
 
+    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None, **upstream: Any) -> None:
+        # The next class in line is Captum's.
+        super().__init__(self._forward_masks(forward_func, removal), **upstream)  # type: ignore[call-arg]
+
     def _forward_masks(self, forward_func: Callable[..., Any], removal: Removal | None) -> Callable[..., Any]:
         if not callable(forward_func):
             raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
@@ -189,9 +193,6 @@ class FeatureAblation(_PixelMasks, attr.FeatureAblation):  # type: ignore[misc]
                   [ 1.,  1.]]]])
     """
 
-    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None) -> None:
-        super().__init__(self._forward_masks(forward_func, removal))
-
     def attribute(
         self,
         inputs: Any,
@@ -217,9 +218,6 @@ class Occlusion(_PixelMasks, attr.Occlusion):  # type: ignore[misc]
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed; layer masking by default.
     """
-
-    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None) -> None:
-        super().__init__(self._forward_masks(forward_func, removal))
 
     def attribute(
         self,
@@ -256,9 +254,6 @@ class ShapleyValueSampling(_PixelMasks, attr.ShapleyValueSampling):  # type: ign
         removal: How pixels are removed; layer masking by default.
     """
 
-    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None) -> None:
-        super().__init__(self._forward_masks(forward_func, removal))
-
     def attribute(
         self,
         inputs: Any,
@@ -284,9 +279,6 @@ class ShapleyValues(_PixelMasks, attr.ShapleyValues):  # type: ignore[misc]
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed; layer masking by default.
     """
-
-    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None) -> None:
-        super().__init__(self._forward_masks(forward_func, removal))
 
     def attribute(
         self,
@@ -325,7 +317,8 @@ class Lime(_PixelMasks, attr.Lime):  # type: ignore[misc]
         removal: Removal | None = None,
     ) -> None:
         super().__init__(
-            self._forward_masks(forward_func, removal),
+            forward_func,
+            removal,
             interpretable_model=interpretable_model,
             similarity_func=similarity_func or feature_similarity(),
             perturb_func=perturb_func,
@@ -358,9 +351,6 @@ class KernelShap(_PixelMasks, attr.KernelShap):  # type: ignore[misc]
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed; layer masking by default.
     """
-
-    def __init__(self, forward_func: Callable[..., Any], removal: Removal | None = None) -> None:
-        super().__init__(self._forward_masks(forward_func, removal))
 
     def attribute(
         self,

@@ -39,7 +39,8 @@ class Coverage:
 
     def advice(self) -> str:
         """What is missing and what to do about it, as the text of an error."""
-        lines = [_line(name, paths) for name, paths in self.missing.items()]
+        why = {name: f" ({reason})" for name, reason in self.reasons.items()}
+        lines = [f"{_line(name, paths)}{why.get(name, '')}" for name, paths in self.missing.items()]
         stopped = [f"The model then failed with: {self.stopped}; more may be missing."] if self.stopped else []
         return "\n".join(
             [
