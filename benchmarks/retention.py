@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,10 @@ def removals(subject: Subject) -> dict[str, Removal]:
     return {
         "layer masking": LayerMasking(),
         "published": LayerMasking(PUBLISHED),
-        "published, diagonal .5": LayerMasking(lm.MaskingOptions(**{**vars(PUBLISHED), "diagonal": 0.5})),
-        "coverage rule": LayerMasking(lm.MaskingOptions(computed="visible", stem="coverage")),
-        "two regions": LayerMasking(lm.MaskingOptions(stem="coverage")),
-        "two regions, coverage .3": LayerMasking(lm.MaskingOptions(stem="coverage", coverage=0.3)),
+        "published, diagonal .5": LayerMasking(replace(PUBLISHED, diagonal=0.5)),
+        "visible region only": LayerMasking(lm.MaskingOptions(computed="visible", stem="coverage")),
+        "stem by coverage": LayerMasking(lm.MaskingOptions(stem="coverage")),
+        "coverage .5": LayerMasking(lm.MaskingOptions(coverage=0.5)),
         "diagonal 1": LayerMasking(lm.MaskingOptions(diagonal=1.0)),
         "black": Colour(subject.colour(0.0)),
         "grey": Colour(0.0),

@@ -62,7 +62,7 @@ class MaskingOptions:
     """
 
     visible: Literal["any", "coverage"] = "coverage"
-    coverage: float = 0.5
+    coverage: float = 0.3
     stem: Literal["any", "coverage"] = "any"
     computed: Literal["visible", "any"] = "any"
     addition: Literal["intersection", "union"] = "intersection"
