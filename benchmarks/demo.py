@@ -47,19 +47,17 @@ def roads(subject: Subject) -> dict[str, tuple[nn.Module, float | Tensor]]:
     }
 
 
-def occlude(subject: Subject, x: Tensor, target: int, label: str) -> dict[str, np.ndarray]:
+def occlude(subject: Subject, x: Tensor, target: int) -> dict[str, np.ndarray]:
     """Captum's Occlusion with each removal: the probability that a 48 x 48 window takes away, ``(H, W)`` each."""
     maps = {}
-    for name, (model, baseline) in roads(subject).items():
-        print(f"  occlusion of {label}, {name}", flush=True)
+    for name, (model, baseline) in tqdm(roads(subject).items(), desc="  occlusion     "):
         attributions = Occlusion(model).attribute(
             x,
             sliding_window_shapes=(3, 48, 48),
             strides=(3, 16, 16),
             baselines=baseline,
             target=target,
-            perturbations_per_eval=16,
-            show_progress=True,
+            perturbations_per_eval=16,  # no show_progress: Captum's bar counts pixels, not windows, and stops at 0 %
         )
         maps[name] = attributions[0, 0].numpy()
     return maps
@@ -130,7 +128,7 @@ def explain(subject: Subject, name: str, names: list[str], seed: int) -> dict:
         "class": names[target],
         "probability": float(probabilities[target]),
         "image": (x[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(),
-        "maps": occlude(subject, x, target, name),
+        "maps": occlude(subject, x, target),
         "survival": survival(subject, x, target, seed),
     }
 
