@@ -26,8 +26,8 @@ PUBLISHED = lm.published("resnet50")
 DEFAULTS = lm.MaskingOptions()
 
 
-def removals(subject: Subject) -> dict[str, Removal]:
-    """What is compared: ours, the published rule, steps between them, and pixel baselines."""
+def removals(subject: Subject, side: int) -> dict[str, Removal]:
+    """What is compared on images of `side` pixels: ours, the published rule, steps between them, pixel baselines."""
     return {
         "layer masking": LayerMasking(),
         "published": LayerMasking(PUBLISHED),
@@ -38,15 +38,9 @@ def removals(subject: Subject) -> dict[str, Removal]:
         "diagonal 1": LayerMasking(lm.MaskingOptions(diagonal=1.0)),
         "black": Colour(subject.colour(0.0)),
         "grey": Colour(0.0),
-        "blur": Blur(sigma=8.0 * _side(subject) / 224),
+        "blur": Blur(sigma=8.0 * side / 224),
         "inpainting": Inpainting(),
     }
-
-
-def _side(subject: Subject) -> int:
-    from PIL import Image
-
-    return int(subject.preprocess(Image.new("RGB", (64, 64) if "cifar" not in subject.name else (32, 32))).shape[-1])
 
 
 def feature_masks(kind: str, x: Tensor) -> np.ndarray:
@@ -86,7 +80,7 @@ def study(
     """Run every removal on every kind of feature and removed fraction; one row each."""
     with torch.inference_mode():
         plain = torch.cat([subject.model(part).argmax(1) for part in x.split(batch)])
-    chosen = {name: one for name, one in removals(subject).items() if names is None or name in names}
+    chosen = {name: one for name, one in removals(subject, x.shape[-1]).items() if names is None or name in names}
     rows: list[dict[str, object]] = []
     with tqdm(total=len(chosen) * len(kinds) * len(fractions), desc=subject.name) as progress:
         for kind in kinds:

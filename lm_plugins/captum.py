@@ -297,7 +297,30 @@ class ShapleyValues(_PixelMasks, attr.ShapleyValues):  # type: ignore[misc]
         )  # fmt: skip
 
 
-class Lime(_PixelMasks, attr.Lime):  # type: ignore[misc]
+class _SampledPixelMasks(_PixelMasks):
+    """What the two regressions on sampled coalitions share."""
+
+    def attribute(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+    ) -> Any:
+        """As upstream's; `baselines` is not used. A custom similarity sees pixel masks in place of images."""
+        return self._attribute(
+            super().attribute, inputs, baselines, additional_forward_args, feature_mask, target=target,  # type: ignore[misc]
+            n_samples=n_samples, perturbations_per_eval=perturbations_per_eval,
+            return_input_shape=return_input_shape, show_progress=show_progress,
+        )  # fmt: skip
+
+
+class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
     """`captum.attr.Lime` with any removal.
 
     Args:
@@ -324,49 +347,11 @@ class Lime(_PixelMasks, attr.Lime):  # type: ignore[misc]
             perturb_func=perturb_func,
         )
 
-    def attribute(
-        self,
-        inputs: Any,
-        baselines: Any = None,
-        target: Any = None,
-        additional_forward_args: Any = None,
-        feature_mask: Any = None,
-        n_samples: int = 25,
-        perturbations_per_eval: int = 1,
-        return_input_shape: bool = True,
-        show_progress: bool = False,
-    ) -> Any:
-        """As upstream's; `baselines` is not used. A custom similarity sees pixel masks in place of images."""
-        return self._attribute(
-            super().attribute, inputs, baselines, additional_forward_args, feature_mask, target=target,
-            n_samples=n_samples, perturbations_per_eval=perturbations_per_eval,
-            return_input_shape=return_input_shape, show_progress=show_progress,
-        )  # fmt: skip
 
-
-class KernelShap(_PixelMasks, attr.KernelShap):  # type: ignore[misc]
+class KernelShap(_SampledPixelMasks, attr.KernelShap):  # type: ignore[misc]
     """`captum.attr.KernelShap` with any removal.
 
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed; layer masking by default.
     """
-
-    def attribute(
-        self,
-        inputs: Any,
-        baselines: Any = None,
-        target: Any = None,
-        additional_forward_args: Any = None,
-        feature_mask: Any = None,
-        n_samples: int = 25,
-        perturbations_per_eval: int = 1,
-        return_input_shape: bool = True,
-        show_progress: bool = False,
-    ) -> Any:
-        """As upstream's; `baselines` is not used."""
-        return self._attribute(
-            super().attribute, inputs, baselines, additional_forward_args, feature_mask, target=target,
-            n_samples=n_samples, perturbations_per_eval=perturbations_per_eval,
-            return_input_shape=return_input_shape, show_progress=show_progress,
-        )  # fmt: skip
