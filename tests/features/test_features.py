@@ -140,7 +140,7 @@ def test_layer_masking_evaluates_coalitions_like_masks() -> None:
                 torch.ones(1, 3)
             ),
             InputTypeError,
-            "got dict. Choose a part of its output with output=",
+            "got dict.* Choose a part of what the model returns with output=",
         ),
     ],
 )
