@@ -153,7 +153,7 @@ def test_sensitivity_and_infidelity_run_on_the_sentinel_road(model: nn.Module, x
         (
             lambda m, x: ours.FeatureAblation(m).attribute((x, x), target=1),
             InputTypeError,
-            "one image tensor.*got tuple",
+            "inputs has 2 image tensors",
         ),
         (lambda m, x: ours.FeatureAblation(m).attribute(x[0], target=1), ShapeError, "got shape \\(3, 12, 12\\)"),
         (
@@ -184,6 +184,6 @@ def test_bad_input(call, error: type[Exception], text: str, model: nn.Module, x:
 
 def test_a_baseline_that_is_not_used_is_said(model: nn.Module, x: Tensor) -> None:
     explainer = ours.FeatureAblation(model)
-    with pytest.warns(UserWarning, match="baselines is not used.*removal="):
+    with pytest.warns(UserWarning, match="baselines is not used for images.*removal="):
         painted = explainer.attribute(x, baselines=0, feature_mask=FEATURES, target=1)
     torch.testing.assert_close(painted, explainer.attribute(x, feature_mask=FEATURES, target=1))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.futures import Future
 
 from lm_plugins.errors import (
     InputTypeError,
@@ -237,6 +238,8 @@ def _ordinary(output: Any) -> Any:
     """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
+    if isinstance(output, Future):
+        return output.then(lambda done: _ordinary(done.value()))
     if isinstance(output, dict):
         items = {key: _ordinary(value) for key, value in output.items()}
         try:

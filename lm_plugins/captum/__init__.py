@@ -1,0 +1,28 @@
+"""Captum's perturbation methods, with any removal: change one import line.
+
+    from lm_plugins.captum import Occlusion      # instead of: from captum.attr import Occlusion
+    Occlusion(model).attribute(x, sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16), target=281)
+
+The classes perturb a pixel mask instead of the image and hand both to the removal. So no baseline value has to survive
+Captum's arithmetic, any dtype works, and LIME's similarity is computed on which features are present.
+"""
+
+from lm_plugins.captum.explainers import (
+    FeatureAblation,
+    KernelShap,
+    Lime,
+    Occlusion,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
+from lm_plugins.captum.similarity import feature_similarity
+
+__all__ = [
+    "FeatureAblation",
+    "KernelShap",
+    "Lime",
+    "Occlusion",
+    "ShapleyValueSampling",
+    "ShapleyValues",
+    "feature_similarity",
+]

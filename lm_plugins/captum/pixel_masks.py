@@ -1,0 +1,219 @@
+"""The one change to Captum's perturbation methods: they perturb pixel masks, a removal acts on the images."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.futures import Future
+
+from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
+from lm_plugins.features import relabelled
+from lm_plugins.features.output import rows_of
+from lm_plugins.masking import MASKED
+from lm_plugins.removal import Removal, as_removal
+
+__all__ = ["PixelMasks", "image_position"]
+
+
+class _WithArguments(nn.Module):
+    """A model of an image and further arguments, as the model of an image that a removal needs."""
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        super().__init__()
+        self.forward_func = forward_func
+        self.training = getattr(forward_func, "training", False)
+        self.before: tuple[Any, ...] = ()
+        self.after: tuple[Any, ...] = ()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.forward_func(*self.before, x, *self.after)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of ``attribute``, as its forward function needs to know it: Captum hands it on untouched."""
+
+    position: int
+    """Of the image among the inputs."""
+    target: Any
+
+    def check_target(self, output: Any) -> None:
+        """Name a class that the model does not have, where Captum would say that an index is out of range."""
+        if not isinstance(output, Tensor) or output.ndim < 2 or self.target is None:
+            return
+        count = output.shape[1]
+        given = self.target.flatten().tolist() if isinstance(self.target, Tensor) else self.target
+        for one in given if isinstance(given, list) else [given]:
+            index = one[0] if isinstance(one, tuple) and one else one
+            if isinstance(index, int) and not -count <= index < count:
+                raise OptionError(f"target is {index}, the model has {count} outputs: choose 0 to {count - 1}.")
+
+
+class PixelMasks:
+    """Mixed into a perturbation method of Captum: ``(N, 1, H, W)`` masks take the place of the image."""
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        removal: Removal | str | None = None,
+        output: Callable[[Any], Any] | None = None,
+        **upstream: Any,
+    ) -> None:
+        if not callable(forward_func):
+            raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
+        model = _WithArguments(forward_func)
+        forward = as_removal(removal)(model)
+
+        def forward_masks(*values: Any) -> Any:
+            count = next(i for i, value in enumerate(values) if isinstance(value, _Call))
+            call, x, *more = values[count:]
+            inputs = values[:count]
+            model.before = inputs[: call.position]
+            model.after = (*inputs[call.position + 1 :], *more)
+            try:
+                result = forward(x, inputs[call.position])
+            finally:
+                model.before = model.after = ()
+            if isinstance(result, Future):
+                return result.then(lambda done: _explained(done.value(), output, call, len(x)))
+            return _explained(result, output, call, len(x))
+
+        # The next class in line is Captum's.
+        super().__init__(forward_masks, **upstream)  # type: ignore[call-arg]
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """Not available, as upstream.
+
+        Raises:
+            UnsupportedOperatorError: Always.
+        """
+        raise UnsupportedOperatorError(
+            f"{type(self).__name__}.attribute_future is not available, neither here nor in Captum; call attribute."
+        )
+
+    def _attribute(
+        self,
+        attribute: Callable[..., Any],
+        inputs: Any,
+        baselines: Any,
+        additional_forward_args: Any,
+        feature_mask: Any = None,
+        **settings: Any,
+    ) -> Any:
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        position = image_position(tensors)
+        x = tensors[position]
+        if feature_mask is not None:
+            settings["feature_mask"] = _features_of_pixels(feature_mask, tensors, position)
+        everything = torch.ones(x.shape[0], 1, *x.shape[2:], device=x.device)
+        more = () if additional_forward_args is None else additional_forward_args
+        result = attribute(
+            inputs=tuple(everything if i == position else one for i, one in enumerate(tensors)),
+            baselines=_without_image(baselines, len(tensors), position),
+            additional_forward_args=(
+                _Call(position, settings.get("target")), x, *(more if isinstance(more, tuple) else (more,))
+            ),
+            **settings,
+        )  # fmt: skip
+
+        def as_inputs(result: Any) -> Any:
+            if not settings.get("return_input_shape", True):
+                return result
+            # Captum puts the dimensions of a multi-dimensional output first.
+            map_of_image = result[position]
+            size = (*map_of_image.shape[:-3], x.shape[1], *map_of_image.shape[-2:])
+            maps = tuple(map_of_image.expand(size).clone() if i == position else one for i, one in enumerate(result))
+            return maps if isinstance(inputs, tuple) else maps[0]
+
+        return result.then(lambda done: as_inputs(done.value())) if isinstance(result, Future) else as_inputs(result)
+
+
+def image_position(tensors: tuple[Any, ...]) -> int:
+    """Which of the inputs is the image: the only tensor ``(N, C, H, W)``.
+
+    Args:
+        tensors: What was passed as ``inputs``.
+
+    Returns:
+        Its index.
+
+    Raises:
+        InputTypeError: An input is no tensor, or two are images.
+        ShapeError: None is.
+    """
+    for one in tensors:
+        if not isinstance(one, Tensor):
+            raise InputTypeError(
+                f"inputs is an image tensor (N, C, H, W), or a tuple of it and other tensors; got {type(one).__name__}. What "
+                "else the model takes goes into additional_forward_args."
+            )
+    images = [i for i, one in enumerate(tensors) if one.ndim == 4]
+    if not images:
+        shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
+        raise ShapeError(f"inputs needs a batch of images (N, C, H, W), got shape {shapes}.")
+    if len(images) > 1:
+        raise InputTypeError(
+            f"inputs has {len(images)} image tensors (N, C, H, W); pixels are removed from one. Pass the others in "
+            "additional_forward_args, or join their channels."
+        )
+    return images[0]
+
+
+def _explained(result: Any, output: Callable[[Any], Any] | None, call: _Call, count: int) -> Any:
+    chosen = result if output is None else output(result)
+    if not isinstance(chosen, (Tensor, int, float)):
+        rows_of(result, count, output)  # raises: says what came and how to choose
+    call.check_target(chosen)
+    return chosen
+
+
+def _without_image(baselines: Any, count: int, position: int) -> tuple[Any, ...]:
+    """Baselines for Captum: 0 (hidden) for the mask, the user's for what else is perturbed."""
+    given = baselines if isinstance(baselines, tuple) else (baselines,) * count
+    if len(given) != count:
+        raise OptionError(f"baselines has {len(given)} values for {count} inputs: pass one for each.")
+    image = given[position]
+    if image is not None and not (isinstance(image, float) and image == MASKED):
+        warnings.warn(
+            "baselines is not used for images: hidden pixels are removed by layer masking, or by what was passed as "
+            "removal= (a colour, say: removal=lm_plugins.removal.Colour(0.0)).",
+            UserWarning,
+            stacklevel=4,
+        )
+    if count > 1 and not isinstance(baselines, tuple):
+        given = (None if baselines == MASKED else baselines,) * count
+    return tuple(0 if i == position or one is None else one for i, one in enumerate(given))
+
+
+def _features_of_pixels(feature_mask: Any, tensors: tuple[Tensor, ...], position: int) -> tuple[Tensor, ...]:
+    """Feature masks as Captum's mask perturbation needs them: ids from 0 without gaps, the image's ``(1 or N, 1, H, W)``."""
+    masks = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
+    if len(masks) != len(tensors):
+        raise OptionError(f"feature_mask has {len(masks)} masks for {len(tensors)} inputs: pass one for each.")
+    for mask in masks:
+        if not isinstance(mask, Tensor):
+            raise InputTypeError(f"feature_mask is an integer tensor, got {type(mask).__name__}.")
+    shaped = [_of_pixels(mask, tensors[i]) if i == position else mask for i, mask in enumerate(masks)]
+    # One id in two masks is one feature, so that all are renumbered together.
+    together = relabelled(torch.cat([mask.to(tensors[position].device).flatten() for mask in shaped]))
+    parts = torch.split(together, [mask.numel() for mask in shaped])
+    return tuple(part.reshape(mask.shape) for part, mask in zip(parts, shaped, strict=True))
+
+
+def _of_pixels(mask: Tensor, x: Tensor) -> Tensor:
+    shaped = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim < 4 else mask
+    fits = shaped.ndim == 4 and shaped.shape[0] in (1, x.shape[0]) and shaped.shape[1] in (1, x.shape[1])
+    if not fits or shaped.shape[2:] != x.shape[2:]:
+        raise ShapeError(
+            f"feature_mask has shape {tuple(mask.shape)}, the images {tuple(x.shape)}: expected (H, W), (1, 1, H, W) or "
+            "(1, C, H, W) of the same height and width."
+        )
+    if bool((shaped != shaped[:, :1]).any()):
+        raise MaskValueError(
+            "feature_mask gives the channels of a pixel different ids; a pixel is visible or hidden as a whole, so all its "
+            "channels belong to one feature."
+        )
+    return shaped[:, :1]
