@@ -1,5 +1,7 @@
 """Captum through us and Captum itself: the same numbers on both roads, and with a colour, upstream's own."""
 
+import dataclasses
+
 import captum.attr
 import pytest
 import torch
@@ -7,7 +9,14 @@ from torch import Tensor, nn
 
 import lm_plugins as lm
 import lm_plugins.captum as ours
-from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
+from lm_plugins.errors import (
+    InputTypeError,
+    MaskValueError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    UnsupportedOperatorError,
+)
 from lm_plugins.features import grid
 from lm_plugins.removal import Colour
 
@@ -128,6 +137,131 @@ def test_further_arguments_tuples_and_other_dtypes(model: nn.Module, x: Tensor) 
     torch.testing.assert_close(double.float(), plain, atol=1e-5, rtol=1e-4)
 
 
+class WithMetadata(nn.Module):
+    """An image and a vector: what a model with two inputs looks like."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, metadata: Tensor) -> Tensor:
+        return self.model(x) * (1 + metadata.sum(1, keepdim=True)) + metadata[:, :1]
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValueSampling", "KernelShap", "Lime"])
+def test_tuple_inputs(name: str, model: nn.Module, x: Tensor) -> None:
+    metadata = torch.tensor([[0.5, -0.2, 0.7]])
+    masks = (FEATURES[None, None], 20 + torch.arange(3)[None])
+    settings = {**SETTINGS[name], "feature_mask": masks, "baselines": (lm.MASKED, 0.1), "perturbations_per_eval": 2}
+
+    def attributed(explainer: object) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        return explainer.attribute((x[:1], metadata), target=1, **settings)
+
+    ours_, other = attributed(getattr(ours, name)(WithMetadata(model).eval()))
+    assert ours_.shape == (1, 3, 12, 12)
+    assert other.shape == metadata.shape
+    # Upstream wastes samples on the gap between the ids, so that it is given masks without one.
+    settings["feature_mask"] = (masks[0], 9 + torch.arange(3)[None])
+    plain = captum.attr.Lime if name == "Lime" else getattr(captum.attr, name)
+    more = {"similarity_func": ours.feature_similarity()} if name == "Lime" else {}
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, metadata: Tensor) -> Tensor:
+            return WithMetadata(lm.LayerMasked(model))(x, metadata)
+
+    expected = attributed(plain(Masked(), **more))
+    torch.testing.assert_close(ours_.to(expected[0]), expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other.to(expected[1]), expected[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_tuple_of_windows(model: nn.Module, x: Tensor) -> None:
+    explainer = ours.Occlusion(WithMetadata(model).eval())
+    maps = explainer.attribute(
+        (x, torch.ones(2, 3)), sliding_window_shapes=((3, 4, 4), (1,)), strides=((3, 4, 4), 1), target=1
+    )
+    assert [one.shape for one in maps] == [(2, 3, 12, 12), (2, 3)]
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValueSampling", "ShapleyValues"])
+def test_futures(name: str, model: nn.Module, x: Tensor) -> None:
+    def promised(x: Tensor) -> torch.futures.Future:
+        future = torch.futures.Future()
+        future.set_result(model(x))
+        return future
+
+    torch.manual_seed(0)
+    found = getattr(ours, name)(promised).attribute_future(x, target=1, **SETTINGS[name])
+    torch.testing.assert_close(found.wait(), attribute(getattr(ours, name)(model), name, x))
+
+
+def test_any_output(model: nn.Module, x: Tensor) -> None:
+    """Dicts, tuples, dataclasses, regression, several outputs at once."""
+
+    @dataclasses.dataclass
+    class Output:
+        logits: Tensor
+
+    expected = ours.FeatureAblation(model).attribute(x, feature_mask=FEATURES, target=1)
+    for wrap, output in (
+        (lambda logits: {"logits": logits}, lambda result: result["logits"]),
+        (lambda logits: (None, logits), lambda result: result[1]),
+        (Output, lambda result: result.logits),
+    ):
+        wrapped = nn.Sequential(model).eval()
+        wrapped.register_forward_hook(lambda module, inputs, result, wrap=wrap: wrap(result))
+        found = ours.FeatureAblation(wrapped, output=output).attribute(x, feature_mask=FEATURES, target=1)
+        assert torch.equal(found, expected)
+    regression = ours.KernelShap(model, output=lambda logits: logits[:, 1])
+    torch.testing.assert_close(
+        attribute(ours.KernelShap(model), "KernelShap", x),
+        (torch.manual_seed(0), regression.attribute(x[:1], **SETTINGS["KernelShap"]))[1],
+    )
+    every = ours.FeatureAblation(model).attribute(x, feature_mask=FEATURES)
+    assert every.shape == (8, 3, 12, 12)  # as upstream: two images, four outputs
+    torch.testing.assert_close(every[[1, 5]], expected)
+
+
+def test_removals_by_name(model: nn.Module, x: Tensor) -> None:
+    by_name = ours.FeatureAblation(model, removal="grey").attribute(x, feature_mask=FEATURES, target=1)
+    assert torch.equal(
+        by_name, ours.FeatureAblation(model, removal=Colour(0.0)).attribute(x, feature_mask=FEATURES, target=1)
+    )
+
+
+def test_ids_with_gaps_cost_nothing(model: nn.Module, x: Tensor) -> None:
+    calls = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return model(x)
+
+    found = ours.ShapleyValueSampling(counted).attribute(
+        x[:1], feature_mask=10 * grid((12, 12), 6) - 7, target=1, n_samples=2
+    )
+    assert len(calls) == 1 + 2 * 4
+    assert len(found.unique()) == 4
+
+
+@pytest.mark.parametrize("name", ["KernelShap", "Lime", "ShapleyValueSampling"])
+def test_one_seed_one_result_for_every_batch_size(name: str, model: nn.Module, x: Tensor) -> None:
+    explainer = getattr(ours, name)(model)
+    first = attribute(explainer, name, x, perturbations_per_eval=1)
+    assert torch.equal(first, attribute(explainer, name, x, perturbations_per_eval=1))
+    for perturbations in (2, 7, 64):
+        found = attribute(explainer, name, x, perturbations_per_eval=perturbations)
+        torch.testing.assert_close(found, first, atol=1e-5, rtol=1e-5)
+
+
+def test_no_hook_or_argument_stays_behind_after_an_error(model: nn.Module, x: Tensor) -> None:
+    explainer = ours.FeatureAblation(lambda x, scale: model(x) * scale)
+    with pytest.raises(OptionError):
+        explainer.attribute(x, target=99, feature_mask=FEATURES, additional_forward_args=2.0)
+    found = explainer.attribute(x, target=1, feature_mask=FEATURES, additional_forward_args=1.0)
+    torch.testing.assert_close(found, ours.FeatureAblation(model).attribute(x, target=1, feature_mask=FEATURES))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_sensitivity_and_infidelity_run_on_the_sentinel_road(model: nn.Module, x: Tensor) -> None:
     from captum.metrics import infidelity, infidelity_perturb_func_decorator, sensitivity_max
 
@@ -172,6 +306,64 @@ def test_sensitivity_and_infidelity_run_on_the_sentinel_road(model: nn.Module, x
             lambda m, x: ours.Occlusion(m).attribute(x, sliding_window_shapes=(1, 4, 4), target=1),
             ShapeError,
             "windows span all channels: \\(3, height, width\\)",
+        ),
+        (
+            lambda m, x: ours.FeatureAblation(m).attribute(x, feature_mask=FEATURES, target=9),
+            OptionError,
+            "target is 9, the model has 4 outputs: choose 0 to 3",
+        ),
+        (
+            lambda m, x: ours.KernelShap(m).attribute(x[:1], feature_mask=FEATURES),
+            OptionError,
+            "target is missing: the model has 4 outputs",
+        ),
+        (
+            lambda m, x: ours.Occlusion(lambda x: {"logits": m(x)}).attribute(x, (3, 4, 4), target=0),
+            InputTypeError,
+            "got dict with 'logits'. Choose a part of what the model returns with output=",
+        ),
+        (lambda m, x: ours.Occlusion(m, removal="gray"), OptionError, "no removal is called 'gray'; there are layer_"),
+        (lambda m, x: ours.Occlusion(m, removal=Colour), InputTypeError, "did you mean Colour\\(\\)"),
+        (
+            lambda m, x: ours.FeatureAblation(m).attribute(x, feature_mask=FEATURES + 0.5, target=1),
+            InputTypeError,
+            "whole numbers",
+        ),
+        (
+            lambda m, x: ours.FeatureAblation(m).attribute(x, feature_mask=FEATURES.numpy(), target=1),
+            InputTypeError,
+            "an integer tensor, got ndarray",
+        ),
+        (
+            lambda m, x: ours.FeatureAblation(m).attribute((x, x[:, 0, 0]), feature_mask=FEATURES, target=1),
+            OptionError,
+            "1 masks for 2 inputs",
+        ),
+        (
+            lambda m, x: ours.FeatureAblation(m).attribute(x.mul(9).byte(), feature_mask=FEATURES, target=1),
+            InputTypeError,
+            "floating point in the normalisation of the model, got torch.uint8",
+        ),
+        (
+            lambda m, x: captum.attr.FeatureAblation(lm.LayerMasked(m)).attribute(
+                x, baselines=torch.nan, feature_mask=FEATURES[None, None], target=1
+            ),
+            NonFiniteError,
+            "NaN or infinity does not survive Captum's arithmetic; use lm_plugins.MASKED",
+        ),
+        (
+            lambda m, x: captum.attr.FeatureAblation(lm.LayerMasked(m)).attribute(
+                x.mul(9).int(), baselines=lm.MASKED, feature_mask=FEATURES[None, None], target=1
+            ),
+            InputTypeError,
+            "got torch.int32",
+        ),
+        (
+            lambda m, x: captum.attr.Occlusion(lm.LayerMasked(m)).attribute(
+                x, (1, 4, 4), baselines=lm.MASKED, target=1
+            ),
+            MaskValueError,
+            "in only some of their channels",
         ),
         (lambda m, x: ours.feature_similarity(0), OptionError, "above 0, got 0"),
         (lambda m, x: ours.Occlusion(m).attribute_future(x), UnsupportedOperatorError, "call attribute"),

@@ -177,6 +177,8 @@ class ShapleyValues(_WithFutures, attr.ShapleyValues):  # type: ignore[misc]
 class _SampledPixelMasks(PixelMasks):
     """What the two regressions on sampled coalitions share."""
 
+    _one_output = True
+
     def attribute(
         self,
         inputs: Any,

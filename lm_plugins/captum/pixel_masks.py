@@ -13,6 +13,7 @@ from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, Shape
 from lm_plugins.features import relabelled
 from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
+from lm_plugins.masking.promise import afterwards
 from lm_plugins.removal import Removal, as_removal
 
 __all__ = ["PixelMasks", "image_position"]
@@ -39,12 +40,18 @@ class _Call:
     position: int
     """Of the image among the inputs."""
     target: Any
+    one_output: bool
+    """Whether the method explains one number for each image, so that a target must choose it."""
 
     def check_target(self, output: Any) -> None:
         """Name a class that the model does not have, where Captum would say that an index is out of range."""
-        if not isinstance(output, Tensor) or output.ndim < 2 or self.target is None:
+        if not isinstance(output, Tensor) or output.ndim < 2:
             return
         count = output.shape[1]
+        if self.target is None and self.one_output and count > 1:
+            raise OptionError(f"target is missing: the model has {count} outputs; choose one, such as target=0.")
+        if self.target is None:
+            return
         given = self.target.flatten().tolist() if isinstance(self.target, Tensor) else self.target
         for one in given if isinstance(given, list) else [given]:
             index = one[0] if isinstance(one, tuple) and one else one
@@ -54,6 +61,8 @@ class _Call:
 
 class PixelMasks:
     """Mixed into a perturbation method of Captum: ``(N, 1, H, W)`` masks take the place of the image."""
+
+    _one_output = False
 
     def __init__(
         self,
@@ -78,7 +87,7 @@ class PixelMasks:
             finally:
                 model.before = model.after = ()
             if isinstance(result, Future):
-                return result.then(lambda done: _explained(done.value(), output, call, len(x)))
+                return afterwards(result, lambda value: _explained(value, output, call, len(x)))
             return _explained(result, output, call, len(x))
 
         # The next class in line is Captum's.
@@ -114,7 +123,7 @@ class PixelMasks:
             inputs=tuple(everything if i == position else one for i, one in enumerate(tensors)),
             baselines=_without_image(baselines, len(tensors), position),
             additional_forward_args=(
-                _Call(position, settings.get("target")), x, *(more if isinstance(more, tuple) else (more,))
+                _Call(position, settings.get("target"), self._one_output), x, *(more if isinstance(more, tuple) else (more,))
             ),
             **settings,
         )  # fmt: skip
@@ -128,7 +137,11 @@ class PixelMasks:
             maps = tuple(map_of_image.expand(size).clone() if i == position else one for i, one in enumerate(result))
             return maps if isinstance(inputs, tuple) else maps[0]
 
-        return result.then(lambda done: as_inputs(done.value())) if isinstance(result, Future) else as_inputs(result)
+        return (
+            result.then(lambda done: as_inputs(done.value()))
+            if isinstance(result, torch._C.Future)
+            else as_inputs(result)
+        )
 
 
 def image_position(tensors: tuple[Any, ...]) -> int:

@@ -19,6 +19,7 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.promise import afterwards
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
@@ -239,7 +240,7 @@ def _ordinary(output: Any) -> Any:
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
     if isinstance(output, Future):
-        return output.then(lambda done: _ordinary(done.value()))
+        return afterwards(output, _ordinary)
     if isinstance(output, dict):
         items = {key: _ordinary(value) for key, value in output.items()}
         try:
