@@ -8,10 +8,34 @@ from torch import Tensor, nn
 
 import lm_plugins as lm
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
-from lm_plugins.removal import Blur, Colour, Inpainting, LayerMasking, PixelRemoval
+from lm_plugins.removal import (
+    REMOVALS as NAMED,
+)
+from lm_plugins.removal import (
+    Blur,
+    Colour,
+    ImageMean,
+    Inpainting,
+    LayerMasking,
+    NoisyLinear,
+    PixelColour,
+    PixelRemoval,
+    RandomColour,
+    as_removal,
+)
 
-PAINTS = [Colour(), Colour((0.1, 0.2, 0.3)), Blur(2.0), Inpainting(), Inpainting("ns")]
-REMOVALS = [LayerMasking(), LayerMasking(lm.published("resnet50")), *PAINTS]
+PAINTS = [
+    Colour(),
+    Colour((0.1, 0.2, 0.3)),
+    ImageMean(),
+    RandomColour(),
+    RandomColour(per="pixel"),
+    Blur(2.0),
+    Inpainting(),
+    Inpainting("ns"),
+    NoisyLinear(),
+]
+REMOVALS = [LayerMasking(), LayerMasking(lm.published("resnet50")), PixelColour(), PixelColour(1.0), *PAINTS]
 
 
 @pytest.fixture
@@ -74,6 +98,53 @@ def test_inpainting_continues_a_gradient() -> None:
     assert (Inpainting().replaced(x, visible) - x).abs().max() < 0.25
 
 
+@pytest.mark.parametrize("removal", REMOVALS, ids=repr)
+def test_a_batch_is_its_parts(removal, model: nn.Module, x: Tensor, visible: Tensor) -> None:
+    forward = removal(model)
+    together = forward(x, visible)
+    for i in range(len(x)):
+        torch.testing.assert_close(forward(x[i : i + 1], visible[i : i + 1])[0], together[i], atol=1e-6, rtol=1e-5)
+
+
+def test_noisy_linear_solves_for_the_weighted_means(x: Tensor, visible: Tensor) -> None:
+    imputed = NoisyLinear(noise=0.0).replaced(x.double(), visible)
+    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]]).double().expand(3, 1, 3, 3)
+    total = torch.nn.functional.conv2d(imputed, weights, padding=1, groups=3)
+    share = torch.nn.functional.conv2d(torch.ones_like(imputed), weights, padding=1, groups=3)
+    hidden = ~visible[:, None].expand_as(imputed)
+    torch.testing.assert_close(imputed[hidden], (total / share)[hidden])
+
+
+def test_noise_is_of_the_given_strength(x: Tensor, visible: Tensor) -> None:
+    noise = NoisyLinear(noise=0.5, seed=3).replaced(x, visible) - NoisyLinear(noise=0.0).replaced(x, visible)
+    assert 0.4 < noise[~visible[:, None].expand_as(noise)].std() < 0.6
+    assert torch.equal(NoisyLinear(seed=3).replaced(x, visible), NoisyLinear(seed=3).replaced(x, visible))
+    assert not torch.equal(NoisyLinear(seed=3).replaced(x, visible), NoisyLinear(seed=4).replaced(x, visible))
+
+
+def test_colours(model: nn.Module, x: Tensor, visible: Tensor) -> None:
+    black = (torch.tensor([0.0, 0.0, 0.0]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(torch.tensor(PixelColour().colour(model).value), black)
+    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # as timm's models have it
+    assert PixelColour().colour(model).value == (-2.0, -2.0, -2.0)
+    assert PixelColour(0.5, mean=0.25, std=0.125).colour(model).value == (2.0,)
+    mean = Colour.mean_of([x, x[0] + 1]).value
+    torch.testing.assert_close(torch.tensor(mean), torch.cat([x, x[:1] + 1]).mean((0, 2, 3)))
+    for image, mask, painted in zip(x, visible, ImageMean().replaced(x, visible), strict=True):
+        expected = image[:, mask].mean(1, keepdim=True)
+        torch.testing.assert_close(painted[:, ~mask], expected.expand_as(painted[:, ~mask]))
+    one = RandomColour(seed=1).replaced(x, visible)
+    assert len(one[:, 0][~visible].unique()) == 1  # for every image the same
+    assert len(RandomColour(per="pixel").replaced(x, visible)[:, 0][~visible].unique()) > 100
+
+
+def test_every_name_is_a_removal(model: nn.Module, x: Tensor, visible: Tensor) -> None:
+    for name in NAMED:
+        assert as_removal(name)(model)(x, visible).shape == (2, 4)
+    assert as_removal(None) == LayerMasking()
+    assert as_removal(blur := Blur(3.0)) is blur
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -82,6 +153,16 @@ def test_inpainting_continues_a_gradient() -> None:
             OptionError,
             "one a channel \\(3\\), got 2",
         ),
+        (lambda x: Colour(torch.nan).replaced(x, torch.ones(2, 24, 20) > 0), OptionError, "finite, got nan"),
+        (lambda x: Colour.mean_of([]), InputTypeError, "no image"),
+        (lambda x: Colour.mean_of([x[0, 0]]), InputTypeError, "got \\(24, 20\\)"),
+        (lambda x: PixelColour(255), OptionError, "in \\[0, 1\\], got 255"),
+        (lambda x: PixelColour(std=0.0), OptionError, "above 0, got 0.0"),
+        (lambda x: RandomColour(per="channel"), OptionError, "'image' or 'pixel', got 'channel'"),
+        (lambda x: NoisyLinear(noise=-1.0), OptionError, "at least 0, got -1.0"),
+        (lambda x: as_removal("gray"), OptionError, "no removal is called 'gray'; there are layer_masking, grey"),
+        (lambda x: as_removal(Blur), InputTypeError, "did you mean Blur\\(\\)"),
+        (lambda x: as_removal(3), InputTypeError, "an object such as .* got 3"),
         (lambda x: Blur(0.0), OptionError, "above 0, got 0.0"),
         (lambda x: Inpainting("magic"), OptionError, "'telea' or 'ns', got 'magic'"),
         (lambda x: Inpainting(radius=-1), OptionError, "above 0, got -1"),
@@ -98,14 +179,20 @@ def test_bad_input(call, error: type[Exception], text: str, x: Tensor) -> None:
         call(x)
 
 
-def test_missing_opencv_names_the_extra(monkeypatch: pytest.MonkeyPatch, x: Tensor, visible: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("removal", "package", "extra"),
+    [(Inpainting(), "cv2", "inpainting"), (NoisyLinear(), "scipy.sparse", "imputation")],
+)
+def test_a_missing_package_names_the_extra(
+    removal: PixelRemoval, package: str, extra: str, monkeypatch: pytest.MonkeyPatch, x: Tensor, visible: Tensor
+) -> None:
     real = builtins.__import__
 
-    def without_opencv(name: str, *args: object) -> object:
-        if name == "cv2":
+    def without_it(name: str, *args: object) -> object:
+        if name == package:
             raise ImportError(name)
         return real(name, *args)
 
-    monkeypatch.setattr(builtins, "__import__", without_opencv)
-    with pytest.raises(MissingDependencyError, match="lm_plugins\\[inpainting\\]"):
-        Inpainting().replaced(x, visible)
+    monkeypatch.setattr(builtins, "__import__", without_it)
+    with pytest.raises(MissingDependencyError, match=f"lm_plugins\\[{extra}\\]"):
+        removal.replaced(x, visible)
