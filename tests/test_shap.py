@@ -1,0 +1,568 @@
+"""SHAP through us: known Shapley values, upstream's own results where it paints, and the notebook of its documentation."""
+
+import functools
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import shap
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import lm_plugins.shap as ours
+from lm_plugins.errors import (
+    InputTypeError,
+    LMPluginsError,
+    MaskValueError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    TrainingModeError,
+)
+from lm_plugins.features import grid, superpixels
+from lm_plugins.removal import Colour
+from lm_plugins.shap.hierarchy import hierarchy_of_features, hierarchy_of_pixels
+
+mpl.use("Agg")
+
+SHAPE = (12, 12, 3)
+SEGMENTS = np.array([[7, 7, 7, -2], [7, 4, 4, -2], [9, 9, 4, -2], [9, 9, 9, 9]]).repeat(3, 0).repeat(3, 1)
+FEATURES = torch.unique(torch.tensor(SEGMENTS), return_inverse=True)[1].numpy()
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    return net.eval()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture
+def figures() -> Iterator[Callable[[], list[int]]]:
+    import matplotlib.pyplot as plt
+
+    yield plt.get_fignums
+    plt.close("all")
+
+
+class Additive(nn.Module):
+    """Two outputs, each a weighted sum of the superpixels' mean values."""
+
+    weights = np.array([[3.0, -1.0, 2.0, 0.5], [0.0, 1.0, -4.0, 0.25]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = torch.stack([x[:, :, torch.tensor(k == FEATURES)].mean((1, 2)) for k in range(4)], 1)
+        return means @ torch.tensor(self.weights, dtype=x.dtype).T
+
+    def shapley_values(self, image: np.ndarray) -> np.ndarray:
+        means = np.array([image[k == FEATURES].mean() for k in range(4)])
+        return (self.weights * means).T  # (4, outputs)
+
+
+def explain(explainer: object, *args: object, **settings: object) -> shap.Explanation:
+    np.random.seed(0)
+    return explainer(*args, silent=True, **settings)
+
+
+# ---- known games ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["exact", "permutation"])
+@pytest.mark.parametrize("hierarchy", [False, True])
+def test_values_of_features_of_an_additive_game(algorithm: str, hierarchy: bool, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, SEGMENTS, values="features", hierarchy=hierarchy)
+    explainer = shap.Explainer(ours.Model(Additive().eval(), removal=Colour(0.0)), masker, algorithm=algorithm)
+    values = explain(explainer, images, max_evals=100)
+    assert values.shape == (2, 4, 2)
+    for row, image in zip(values, images, strict=True):
+        np.testing.assert_allclose(row.values, Additive().shapley_values(image), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_partition_of_an_additive_game(kind: str, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, SEGMENTS, values=kind, hierarchy=True)
+    explainer = shap.Explainer(ours.Model(Additive().eval(), removal=Colour(0.0)), masker)
+    assert isinstance(explainer, shap.PartitionExplainer)
+    explanation = explain(explainer, images, max_evals=100)
+    pixels = masker.to_pixels(explanation)
+    assert pixels.shape == (2, *SHAPE, 2)
+    np.testing.assert_array_equal(pixels.data, images)
+    for row, image in zip(pixels.values, images, strict=True):
+        expected = Additive().shapley_values(image)
+        for k in range(4):
+            inside = row[k == FEATURES]  # (pixels, channels, outputs)
+            np.testing.assert_allclose(inside.sum((0, 1)), expected[k], atol=1e-4)
+            np.testing.assert_allclose(inside, np.broadcast_to(inside[0, 0], inside.shape), atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [3, None])
+def test_explainers_of_tables_on_an_additive_game(batch_size: int | None, images: np.ndarray) -> None:
+    function = ours.ValueFunction(Additive(), images[0], SEGMENTS, removal=Colour(0.0), batch_size=batch_size)
+    expected = Additive().shapley_values(images[0])
+    np.random.seed(0)
+    kernel = shap.KernelExplainer(function, function.background)
+    values = kernel.shap_values(function.everything, nsamples=100, l1_reg=False, silent=True)
+    np.testing.assert_allclose(values[0], expected, atol=1e-4)
+    sampling = shap.SamplingExplainer(function, function.background)
+    np.testing.assert_allclose(sampling.shap_values(function.everything, nsamples=100)[0], expected, atol=1e-4)
+    pixels = function.to_pixels(values, output_names=["a", "b"])
+    assert pixels.shape == (1, *SHAPE, 2)
+    for k in range(4):
+        np.testing.assert_allclose(pixels.values[0][k == FEATURES].sum((0, 1)), expected[k], atol=1e-4)
+
+
+@pytest.mark.parametrize("removal", [None, "grey", "blur", "image_mean"])
+def test_values_sum_to_what_everything_adds_to_nothing(
+    removal: str | None, model: nn.Module, images: np.ndarray
+) -> None:
+    predict = ours.Model(model, removal=removal)
+    everything, nothing = predict(images), predict(images, np.zeros((2, 12, 12)))
+    np.testing.assert_array_equal(everything, model(torch.tensor(images).movedim(3, 1)).detach())
+    for masker in (
+        ours.Masker(SHAPE),
+        ours.Masker(SHAPE, (4, 6)),
+        ours.Masker(SHAPE, 6, values="features"),
+    ):
+        explanation = explain(shap.Explainer(predict, masker), images, max_evals=30)
+        summed = masker.to_pixels(explanation).values.sum((1, 2, 3))
+        np.testing.assert_allclose(summed, everything - nothing, atol=1e-4)
+        np.testing.assert_allclose(explanation.base_values, nothing, atol=1e-5)
+
+
+@pytest.mark.parametrize("removal", [None, Colour(0.5)])
+def test_equals_exact_shapley_values_of_captum(removal: object, model: nn.Module, images: np.ndarray) -> None:
+    from lm_plugins.captum import ShapleyValues
+
+    features = grid((12, 12), 6)
+    x = torch.tensor(images).movedim(3, 1)
+    masker = ours.Masker(SHAPE, features, values="features")
+    values = explain(shap.ExactExplainer(ours.Model(model, removal=removal), masker), images)
+    function = ours.ValueFunction(model, images[1], features, removal=removal)
+    kernel = shap.KernelExplainer(function, function.background)
+    kernel_values = kernel.shap_values(function.everything, nsamples=1000, l1_reg=False, silent=True)
+    np.testing.assert_allclose(kernel_values[0], values.values[1], atol=1e-4)
+    for target in (1, 3):
+        expected = ShapleyValues(model, removal=removal).attribute(x, feature_mask=features, target=target)
+        by_feature = np.stack([expected[:, 0, features == k][:, 0].detach() for k in range(4)], 1)
+        np.testing.assert_allclose(values.values[..., target], by_feature, atol=1e-5)
+
+
+def test_the_base_value_of_each_image_is_its_own(images: np.ndarray) -> None:
+    class Paint:
+        """A removal whose empty image depends on the image."""
+
+        def __call__(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda x, visible: model(torch.where(visible[:, None], x, x.mean((2, 3), keepdim=True)))
+
+    predict = ours.Model(Additive().eval(), removal=Paint())
+    explanation = explain(shap.Explainer(predict, ours.Masker(SHAPE, 6)), images, max_evals=10)
+    assert abs(explanation.base_values[0] - explanation.base_values[1]).max() > 1e-3
+    np.testing.assert_allclose(explanation.base_values + explanation.values.sum((1, 2, 3)), predict(images), atol=1e-4)
+
+
+# ---- upstream's own masker ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", [0.0, (0.5, -0.2, 0.1)])
+@pytest.mark.parametrize("max_evals", [2, 17, 60])
+def test_a_colour_is_upstreams_image_masker(
+    colour: object, max_evals: int, model: nn.Module, images: np.ndarray
+) -> None:
+    def predict(x: np.ndarray) -> Tensor:
+        return model(torch.tensor(x).movedim(3, 1))
+
+    painted = np.broadcast_to(np.float32(colour), SHAPE)
+    theirs = explain(shap.Explainer(predict, shap.maskers.Image(painted)), images[:1], max_evals=max_evals)
+    through_us = shap.Explainer(ours.Model(model, removal=Colour(colour)), ours.Masker(SHAPE))
+    values = explain(through_us, images[:1], max_evals=max_evals)
+    np.testing.assert_allclose(values.values, theirs.values, atol=1e-6)
+    np.testing.assert_allclose(values.base_values, theirs.base_values, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 5, 3), (1, 6, 1), (5, 9, 2)])
+def test_the_hierarchy_of_pixels_is_upstreams_above_channels(shape: tuple[int, int, int]) -> None:
+    last = np.prod(shape) - 1
+    of_ours = {node for node in leaves_of(ours.Masker(shape).clustering) if len(node) >= shape[2]}
+    of_theirs = {node for node in leaves_of(shap.maskers.Image(np.zeros(shape)).clustering) if len(node) >= shape[2]}
+    assert of_ours == {frozenset(last - leaf for leaf in node) for node in of_theirs}  # upstream counts from the end
+
+
+# ---- the hierarchy ------------------------------------------------------------------------------------------------------
+
+
+def leaves_of(tree: np.ndarray) -> list[frozenset[int]]:
+    """The leaves below each node, by definition."""
+    nodes = [frozenset([leaf]) for leaf in range(len(tree) + 1)]
+    for left, right, _, size in tree:
+        assert not nodes[int(left)] & nodes[int(right)]
+        nodes.append(nodes[int(left)] | nodes[int(right)])
+        assert len(nodes[-1]) == size
+    return nodes
+
+
+def depth_of(tree: np.ndarray) -> int:
+    depths = [0] * (len(tree) + 1)
+    for left, right, _, _ in tree:
+        depths.append(1 + max(depths[int(left)], depths[int(right)]))
+    return depths[-1]
+
+
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 12), st.integers(0, 99)
+)  # fmt: skip
+def test_the_hierarchy_keeps_features_whole(height: int, width: int, channels: int, count: int, seed: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, count, (height, width))
+    mask = np.unique(ids, return_inverse=True)[1].reshape(height, width)
+    tree = hierarchy_of_pixels(mask, channels)
+    nodes = leaves_of(tree)
+    leaves = height * width * channels
+    assert nodes[-1] == frozenset(range(leaves))
+    for feature in range(mask.max() + 1):
+        inside = np.flatnonzero(np.repeat(mask.ravel() == feature, channels))
+        assert frozenset(inside.tolist()) in nodes
+    for node, (_, _, distance, _) in zip(nodes[leaves:], tree, strict=True):
+        features = {int(mask.ravel()[leaf // channels]) for leaf in node}
+        assert (distance < 0) == (len(features) == 1)
+    biggest = int(np.bincount(mask.ravel()).max()) * channels
+    # Tied coordinates, as in a grid, may unbalance a cut a little.
+    assert depth_of(tree) <= np.ceil(np.log2(biggest)) + 2 * np.ceil(np.log2(mask.max() + 1)) + 1
+
+
+def test_the_hierarchy_of_equal_centres_is_balanced() -> None:
+    tree = hierarchy_of_features(np.zeros((64, 2)))
+    assert depth_of(tree) == 6
+    assert leaves_of(tree)[-1] == frozenset(range(64))
+    assert hierarchy_of_features(np.zeros((1, 2))).shape == (0, 4)
+
+
+def test_a_single_feature_and_a_single_pixel(model: nn.Module, images: np.ndarray) -> None:
+    predict = ours.Model(model)
+    for masker in (ours.Masker(SHAPE, 12), ours.Masker(SHAPE, 12, values="features", hierarchy=True)):
+        values = masker.to_pixels(explain(shap.Explainer(predict, masker), images[:1], max_evals=10))
+        difference = predict(images[:1]) - predict(images[:1], np.zeros((1, 12, 12)))
+        np.testing.assert_allclose(values.values.sum((1, 2, 3)), difference, atol=1e-5)
+    point = ours.Masker((1, 1, 1))
+    brightness = ours.Model(nn.Sequential(nn.Flatten()).eval(), removal="grey")
+    assert explain(shap.Explainer(brightness, point), np.full((1, 1, 1, 1), 3.0)).values.item() == 3.0
+
+
+# ---- what must not matter -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["partition", "permutation", "exact"])
+def test_results_do_not_depend_on_the_batch_size(algorithm: str, model: nn.Module, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, 6, values="features", hierarchy=algorithm == "partition")
+    explainer = shap.Explainer(ours.Model(model), masker, algorithm=algorithm)
+    results = [explain(explainer, images, max_evals=40, batch_size=size).values for size in (1, 7, 50)]
+    # With all of the tree explored, the order in which Partition explores it does not matter either.
+    np.testing.assert_allclose(results[1], results[0], atol=1e-5)
+    np.testing.assert_allclose(results[2], results[0], atol=1e-5)
+
+
+def test_a_seed_makes_partition_repeatable(model: nn.Module, images: np.ndarray) -> None:
+    explainer = shap.Explainer(ours.Model(model), ours.Masker(SHAPE))
+    first, second = (explain(explainer, images, max_evals=30, batch_size=4).values for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_models_of_other_dtypes(dtype: torch.dtype, model: nn.Module, images: np.ndarray) -> None:
+    plain = ours.Model(model)(images)
+    output = ours.Model(model.to(dtype))(images)
+    assert output.dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    np.testing.assert_allclose(output, plain, atol=3e-2)
+
+
+def test_arrays_tensors_lists_and_references_are_the_same(model: nn.Module, images: np.ndarray) -> None:
+    predict = ours.Model(model, preprocess=lambda x: (x - 0.5) / 0.25, output=lambda logits: logits.softmax(1))
+    expected = predict(images)
+    np.testing.assert_allclose(expected.sum(1), 1, rtol=1e-5)
+    references = np.empty(3, dtype=object)
+    references[:] = [images[0], images[1], images[0]]
+    locked = images.astype(np.float64)
+    locked.setflags(write=False)
+    for same in (torch.tensor(images), list(images), locked, [torch.tensor(image) for image in images]):
+        np.testing.assert_allclose(predict(same), expected, atol=1e-6)
+    np.testing.assert_allclose(predict(references), expected[[0, 1, 0]], atol=1e-6)
+    mask = np.zeros((3, 12, 12), bool)
+    mask[:, :5] = True
+    np.testing.assert_allclose(predict(references, mask)[1], predict(images[1:], mask[:1])[0], atol=1e-6)
+    seed_of = functools.partial(explain, shap.Explainer(predict, ours.Masker(SHAPE, 4)), max_evals=20)
+    np.testing.assert_allclose(seed_of(torch.tensor(images)).values, seed_of(images).values, atol=1e-6)
+
+
+def test_each_image_is_prepared_once_a_call(model: nn.Module, images: np.ndarray) -> None:
+    seen = []
+
+    def preprocess(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x
+
+    explainer = shap.Explainer(ours.Model(model, preprocess), ours.Masker(SHAPE, 4))
+    explain(explainer, images, max_evals=30, batch_size=10)
+    assert set(seen) == {1}
+
+
+# ---- superpixels of each image ------------------------------------------------------------------------------------------
+
+
+def halves(image: np.ndarray) -> np.ndarray:
+    """Two or three features, by the image."""
+    return np.arange(12).repeat(12).reshape(12, 12) // (6 if image[0, 0, 0] > 0 else 4)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_features_of_each_image(kind: str, model: nn.Module, images: np.ndarray) -> None:
+    images[0, 0, 0], images[1, 0, 0] = 1, -1
+    masker = ours.Masker(SHAPE, halves, values=kind)
+    # Exact, and Partition with more evaluations than there are: no samples.
+    settings = {"algorithm": "exact" if kind == "features" else "auto"}
+    explanation = explain(shap.Explainer(ours.Model(model), masker, **settings), images, max_evals=40)
+    pixels = masker.to_pixels(explanation).values[..., 0].sum(3)
+    assert [len(np.unique(row.round(9))) for row in pixels] == [2, 3]
+    for image, row in zip(images, pixels, strict=True):
+        fixed = ours.Masker(SHAPE, halves(image), values=kind)
+        explainer = shap.Explainer(ours.Model(model), fixed, **settings)
+        alone = fixed.to_pixels(explain(explainer, image[None], max_evals=40))
+        np.testing.assert_allclose(row, alone.values[0, ..., 0].sum(2), atol=1e-6)
+        one = masker.to_pixels(explanation[0]).values
+        assert one.shape == (*SHAPE, 4)
+
+
+def test_an_image_changed_in_place_gets_new_features(model: nn.Module, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, halves, values="features")
+    explainer = shap.Explainer(ours.Model(model), masker, feature_names=["left", "right", "middle"])
+    one = list(images[:1])
+    counts = []
+    for value in (1, -1):
+        one[0][0, 0] = value
+        counts.append(explain(explainer, one, max_evals=20).shape[1])
+    assert counts == [2, 3]
+
+
+def test_superpixels_of_scikit_image(model: nn.Module) -> None:
+    ramp = np.indices((12, 12))[1][..., None] * np.ones(3) / 12
+    segment = functools.partial(superpixels, method="slic", n_segments=4)
+    masker = ours.Masker(SHAPE, segment, values="features")
+    values = explain(shap.Explainer(ours.Model(model), masker), ramp[None], max_evals=60)
+    np.testing.assert_array_equal(masker.feature_mask(ramp), segment(ramp))
+    assert values.shape[1] == int(segment(ramp).max()) + 1
+
+
+# ---- saving -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [None, 4, SEGMENTS, torch.tensor(SEGMENTS), halves])
+def test_maskers_survive_saving_and_pickling(features: object, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, features, values="features" if features is not None else "pixels")
+    stream = io.BytesIO()
+    masker.save(stream)
+    stream.seek(0)
+    mask = np.random.default_rng(0).random(masker.feature_mask(images[0]).max() + 1) < 0.5
+    mask = mask if features is not None else mask.repeat(3)
+    for copy in (ours.Masker.load(stream), pickle.loads(pickle.dumps(masker))):
+        assert (copy.values, copy.image_shape) == (masker.values, SHAPE)
+        image = images[0]
+        (before, visible), (after, same) = masker(mask, image), copy(mask, image)
+        assert before[0] is image is after[0]
+        np.testing.assert_array_equal(visible, same)
+
+
+@pytest.mark.parametrize("algorithm", ["partition", "permutation", "exact"])
+@pytest.mark.parametrize("removal", [None, Colour(0.5)])
+def test_explainers_survive_saving(algorithm: str, removal: object, model: nn.Module, images: np.ndarray) -> None:
+    masker = ours.Masker(SHAPE, 6, values="features", hierarchy=algorithm == "partition")
+    predict = ours.Model(model, preprocess=lambda x: x * 2, removal=removal)
+    explainer = shap.Explainer(predict, masker, algorithm=algorithm)
+    stream = io.BytesIO()
+    explainer.save(stream)
+    stream.seek(0)
+    loaded = type(explainer).load(stream)
+    before, after = (explain(one, images, max_evals=40) for one in (explainer, loaded))
+    np.testing.assert_array_equal(before.values, after.values)
+
+
+@pytest.mark.parametrize("removal", [None, "blur", Colour(0.5)])
+def test_models_survive_pickling(removal: object, model: nn.Module, images: np.ndarray) -> None:
+    predict = ours.Model(model, removal=removal)
+    mask = np.tri(12, dtype=bool)[None].repeat(2, 0)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(predict))(images, mask), predict(images, mask))
+
+
+# ---- plots --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_notebook_of_shap(model: nn.Module, figures: Callable[[], list[int]]) -> None:
+    """The calls of "Explain MobileNetV2 using the Partition explainer (PyTorch)"; two lines differ, marked."""
+    transforms = pytest.importorskip("torchvision.transforms")
+
+    def nhwc_to_nchw(x: Tensor) -> Tensor:
+        return x if x.shape[1] == 3 else x.permute(0, 3, 1, 2)
+
+    def nchw_to_nhwc(x: Tensor) -> Tensor:
+        return x if x.shape[3] == 3 else x.permute(0, 2, 3, 1)
+
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    transform = transforms.Compose(
+        [
+            transforms.Lambda(nhwc_to_nchw),
+            transforms.Lambda(lambda x: x * (1 / 255)),
+            transforms.Normalize(mean=mean, std=std),
+            transforms.Lambda(nchw_to_nhwc),
+        ]
+    )
+    inv_transform = transforms.Compose(
+        [
+            transforms.Lambda(nhwc_to_nchw),
+            transforms.Normalize(mean=(-1 * np.array(mean) / np.array(std)).tolist(), std=(1 / np.array(std)).tolist()),
+            transforms.Lambda(nchw_to_nhwc),
+        ]
+    )
+    X = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3)).astype(np.float64)  # noqa: N806
+    class_names = ["cat", "dog", "owl", "bat"]
+    Xtr = transform(torch.Tensor(X))  # noqa: N806
+    topk, batch_size, n_evals = 3, 50, 200
+
+    masker_blur = ours.Masker(Xtr[0].shape)  # changed: shap.maskers.Image("blur(128,128)", Xtr[0].shape)
+    predict = ours.Model(model)  # changed: def predict(img): ...
+    explainer = shap.Explainer(predict, masker_blur, output_names=class_names)
+    shap_values = explainer(
+        Xtr[1:2], max_evals=n_evals, batch_size=batch_size, outputs=shap.Explanation.argsort.flip[:topk]
+    )
+    best = predict(Xtr[1:2])[0].argsort()[::-1][:topk]
+    assert list(shap_values.output_names) == [class_names[k] for k in best]
+
+    shap_values.data = inv_transform(shap_values.data).cpu().numpy()[0]
+    np.testing.assert_allclose(shap_values.data * 255, X[1], atol=1e-3)
+    shap_values.values = [val for val in np.moveaxis(shap_values.values[0], -1, 0)]  # noqa: C416
+    shap.image_plot(
+        shap_values=shap_values.values,
+        pixel_values=shap_values.data,
+        labels=shap_values.output_names,
+        true_labels=[class_names[1]],
+        show=False,
+    )
+    assert len(figures()) == 1
+
+
+def test_image_plot_of_everything_else(model: nn.Module, images: np.ndarray, figures: Callable[[], list[int]]) -> None:
+    images = (images - images.min()) / (images.max() - images.min())
+    masker = ours.Masker(SHAPE, 6, values="features")
+    explainer = shap.Explainer(ours.Model(model), masker, algorithm="exact", output_names=None)
+    shap.image_plot(masker.to_pixels(explain(explainer, images)), show=False)
+    partition = shap.Explainer(ours.Model(model), ours.Masker(SHAPE, 6), output_names=["a", "b", "c", "d"])
+    flipped = explain(partition, images, max_evals=20, outputs=shap.Explanation.argsort.flip[:2])
+    shap.image_plot(flipped, show=False)
+    function = ours.ValueFunction(model, images[0], 6)
+    kernel = shap.KernelExplainer(function, function.background)
+    values = kernel.shap_values(function.everything, silent=True)
+    shap.image_plot(function.to_pixels(values, output_names=["a", "b", "c", "d"]), show=False)
+    shap.image_plot(function.to_pixels(kernel(function.everything, silent=True)), show=False)
+    shap.image_plot(function.to_pixels(values[..., 2]), show=False)
+    grey = ours.Masker((12, 12, 1), 6)
+    brightness = ours.Model(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), output=lambda mean: mean[:, 0])
+    shap.image_plot(explain(shap.Explainer(brightness, grey), images[..., :1], max_evals=20), show=False)
+    assert len(figures()) == 6
+
+
+# ---- mistakes -----------------------------------------------------------------------------------------------------------
+
+
+NET = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+IMAGES = np.zeros((1, *SHAPE), np.float32)
+
+
+class Maps(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": x, "aux": x}
+
+
+def explained(masker: object, model: object = None, images: object = IMAGES, **settings: object) -> object:
+    return shap.Explainer(model or ours.Model(NET), masker, **settings)(images, max_evals=1000, silent=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: ours.Masker((12, 12)), ShapeError, r"one image, \(H, W, C\), got \(12, 12\)"),
+        (lambda: ours.Masker((1, *SHAPE)), ShapeError, r"for a batch X it is X\[0\]\.shape"),
+        (lambda: ours.Masker((3, 224, 224)), ShapeError, r"looks like \(C, H, W\)"),
+        (lambda: ours.Masker(SHAPE, values="patches"), OptionError, "'pixels' or 'features', got 'patches'"),
+        (lambda: ours.Masker(SHAPE, 0), OptionError, "at least 1"),
+        (lambda: ours.Masker(SHAPE, (2, 2.5)), OptionError, "two whole numbers"),
+        (lambda: ours.Masker(SHAPE, "slic"), InputTypeError, "features is str"),
+        (lambda: ours.Masker(SHAPE, True), InputTypeError, "features is bool"),
+        (lambda: ours.Masker(SHAPE, np.zeros((4, 4), int)), ShapeError, r"\(4, 4\), .* expected \(12, 12\)"),
+        (lambda: ours.Masker(SHAPE, np.full((12, 12), 0.5)), InputTypeError, "whole numbers"),
+        (lambda: explained(ours.Masker(SHAPE, lambda image: 4)), InputTypeError, "the function features= returned int"),
+        (lambda: explained(ours.Masker((8, 8, 3))), ShapeError, r"shape \(8, 8, 3\), got \(12, 12, 3\)"),
+        (lambda: explained(ours.Masker(SHAPE), images=IMAGES[0]), ShapeError, r"batch of them \(N, H, W, C\)"),
+        (lambda: explained(ours.Masker(SHAPE), images=IMAGES * np.nan), NonFiniteError, "144 pixels are infinite"),
+        (lambda: ours.Masker(SHAPE)(np.ones(5, bool), IMAGES[0]), ShapeError, r"\(432,\), got \(5,\)"),
+        (
+            lambda: explained(ours.Masker(SHAPE), algorithm="permutation"),
+            MaskValueError,
+            'channels of a pixel.*values="features"',
+        ),
+        (lambda: ours.Masker(SHAPE, 6, "features").to_pixels(np.ones((1, 4))), InputTypeError, "got ndarray"),
+        (lambda: ours.Model(lambda x: x), InputTypeError, "torch.nn.Module.*got function.*preprocess="),
+        (lambda: ours.Model(NET, preprocess=2), InputTypeError, "preprocess is a function or None, got int"),
+        (lambda: ours.Model(NET, output="logits"), InputTypeError, "output is a function or None, got str"),
+        (lambda: ours.Model(NET, removal="gray"), OptionError, "no removal is called 'gray'; there are layer_masking"),
+        (lambda: ours.Model(nn.Linear(2, 2).train())(IMAGES), TrainingModeError, "model.eval"),
+        (lambda: ours.Model(NET)(IMAGES[0]), ShapeError, r"batch \(N, H, W, C\), got shape \(12, 12, 3\)"),
+        (lambda: ours.Model(NET)(["a"]), InputTypeError, "tensor of numbers, got"),
+        (lambda: ours.Model(NET)([IMAGES[0], IMAGES[0, 1:]]), ShapeError, "different shapes"),
+        (lambda: ours.Model(NET)(IMAGES, np.ones((1, 8, 8))), ShapeError, r"\(1, 8, 8\)"),
+        (lambda: ours.Model(NET, preprocess=lambda x: x[:, :, 2:])(IMAGES), ShapeError, "keep height and width"),
+        (lambda: ours.Model(NET, preprocess=lambda x: x.numpy())(IMAGES), InputTypeError, "must return a tensor"),
+        (lambda: explained(ours.Masker(SHAPE), ours.Model(Maps().eval())), InputTypeError, "dict with 'out', 'aux'.*output="),
+        (
+            lambda: explained(ours.Masker(SHAPE), ours.Model(Maps().eval(), output=lambda maps: maps["out"])),
+            ShapeError,
+            "choose with output=",
+        ),
+        (lambda: ours.ValueFunction(NET, IMAGES, 4), ShapeError, r"one image \(H, W, C\), got shape \(1, 12"),
+        (lambda: ours.ValueFunction(NET, IMAGES[0], 4, batch_size=0), OptionError, "batch_size is at least 1"),
+        (lambda: ours.ValueFunction(NET, IMAGES[0] + np.inf, 4), NonFiniteError, "infinite or NaN"),
+        (lambda: ours.ValueFunction(NET, IMAGES[0], 6)(np.ones((2, 3))), ShapeError, r"\(nsamples, 4\), got \(2, 3\)"),
+        (lambda: ours.ValueFunction(NET, IMAGES[0], 6)(np.full((2, 4), 0.5)), MaskValueError, "0 .absent"),
+        (lambda: ours.ValueFunction(NET, IMAGES[0], 6).to_pixels(np.ones((1, 3))), ShapeError, r"\(1, 4\)"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(call: Callable[[], object], error: type[LMPluginsError], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_without_shap_the_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["shap"] = None
+import lm_plugins.errors as errors
+try:
+    import lm_plugins.shap
+except errors.MissingDependencyError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'lm_plugins[shap]'" in result.stdout, result.stderr
