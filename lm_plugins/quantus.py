@@ -1,0 +1,130 @@
+"""Quantus' faithfulness metrics with any removal.
+
+Metrics that remove patches need no adapter: ``lm.LayerMasked(model)`` with ``perturb_baseline=lm.MASKED``. `PixelMasks` is
+for those that remove single features, `hide_segments` for IROF.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
+from lm_plugins.features.output import rows_of
+from lm_plugins.masking import MASKED
+from lm_plugins.removal import Removal, as_removal
+
+__all__ = ["PixelMasks", "hide_segments"]
+
+
+class PixelMasks(nn.Module):
+    """A model of pixel masks, for metrics that flip single features (PixelFlipping, FaithfulnessCorrelation, ...).
+
+    These perturb each channel of each pixel by itself, while a pixel is visible or hidden as a whole. Given masks with one
+    channel in place of the images, they perturb pixels, with any removal. The masks carry the number of their image, so
+    that Quantus may split and repeat batches as it likes.
+
+    Args:
+        model: A model of images ``(N, C, H, W)``, in evaluation mode.
+        images: The images to evaluate, ``(N, C, H, W)``: a floating-point tensor or array.
+        removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
+        output: Chooses the logits ``(N, classes)`` from what the model returns; None if it returns them.
+
+    Raises:
+        ShapeError: `images` is no batch of images.
+        InputTypeError: It is neither a tensor nor an array.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from lm_plugins.quantus import PixelMasks
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+        >>> masks = PixelMasks(model, np.random.rand(2, 3, 8, 8).astype("float32"))
+        >>> masks.x_batch.shape
+        (2, 1, 8, 8)
+
+        Then ``quantus.PixelFlipping(features_in_step=8, perturb_baseline=0.0)(model=masks, x_batch=masks.x_batch, ...)`` with
+        attributions ``(N, 1, H, W)``.
+    """
+
+    images: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor | NDArray[Any],
+        removal: Removal | str | None = None,
+        output: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(images, (Tensor, np.ndarray)):
+            raise InputTypeError(f"images is a tensor or an array (N, C, H, W), got {type(images).__name__}.")
+        if images.ndim != 4 or not len(images):
+            raise ShapeError(f"images is a batch (N, C, H, W), got shape {tuple(images.shape)}.")
+        self.model = model
+        self.training = getattr(model, "training", False)
+        self.register_buffer("images", torch.as_tensor(images), persistent=False)
+        self._forward = as_removal(removal)(model)
+        self._output = output
+
+    @property
+    def x_batch(self) -> NDArray[np.float32]:
+        """What to pass to a metric as ``x_batch``: ``(N, 1, H, W)``, the number of the image (from 1) at every pixel."""
+        n, _, h, w = self.images.shape
+        return np.broadcast_to(np.arange(1, n + 1, dtype=np.float32)[:, None, None, None], (n, 1, h, w)).copy()
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """Run the model on the images that the masks name.
+
+        Args:
+            masks: ``(K, 1, H, W)``, rows of `x_batch` with 0 at hidden pixels. A row without visible pixels stands for
+                any image: what a removal makes of nothing does not depend on it.
+
+        Returns:
+            ``(K, classes)``.
+
+        Raises:
+            ShapeError: `masks` are not ``(K, 1, H, W)`` of the images' size.
+            MaskValueError: They hold something else than 0 and the number of one image.
+        """
+        if masks.ndim != 4 or masks.shape[1] != 1 or masks.shape[2:] != self.images.shape[2:]:
+            size = tuple(self.images.shape[2:])
+            raise ShapeError(
+                f"expected rows of PixelMasks.x_batch, (K, 1, {size[0]}, {size[1]}), got {tuple(masks.shape)}."
+            )
+        number = masks.amax((1, 2, 3))
+        visible = masks != 0
+        is_row = (masks == number[:, None, None, None]) | ~visible
+        if not bool(
+            is_row.all() & (number == number.round()).all() & (number >= 0).all() & (number <= len(self.images)).all()
+        ):
+            raise MaskValueError(
+                "masks hold the number of one image and 0 where it is hidden; something else was painted into them. Pass "
+                "x_batch=PixelMasks.x_batch and perturb_baseline=0.0 to the metric."
+            )
+        x = self.images[(number.long() - 1).clamp(min=0)]
+        return rows_of(self._forward(x, visible), len(x), self._output)
+
+
+def hide_segments(arr: NDArray[Any], mask: NDArray[np.bool_], **settings: Any) -> NDArray[Any]:
+    """A ``perturb_func`` for `quantus.IROF` on ``lm.LayerMasked(model)``: hide the pixels of a segment.
+
+    Quantus' own function asks for masks with as many channels as the images have, and is given masks with one.
+
+    Args:
+        arr: Images ``(N, C, H, W)``, floating point.
+        mask: Bool, broadcasts to `arr`; True = hide.
+        settings: What else Quantus passes; not used.
+
+    Returns:
+        ``(N, C, H, W)``: `arr` with `lm_plugins.MASKED` where `mask` is True.
+
+    Example:
+        >>> import numpy as np
+        >>> from lm_plugins.quantus import hide_segments
+        >>> hide_segments(np.zeros((1, 1, 1, 2), "float32"), np.array([[[[True, False]]]]))[0, 0, 0].tolist()
+        [-7.71875, 0.0]
+    """
+    return np.where(mask, np.asarray(MASKED, arr.dtype), arr)
