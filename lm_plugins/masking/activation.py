@@ -10,6 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
+from lm_plugins.masking.positions import filled, sum_over
 from lm_plugins.masking.registry import call_rule
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
@@ -60,8 +61,20 @@ class MaskedActivation:
 
     def with_hidden(self, value: float, region: Mask | None = None) -> Tensor:
         """The values with `value` at the positions hidden under `region`; themselves if nothing is hidden."""
-        region = region or self.visibility.computed
-        return self.values if region.is_full else self.values.masked_fill(self.is_hidden(region), value)
+        computed = self.visibility.computed
+        region = region or computed
+        if region.is_full:
+            return self.values
+        if self.dims != NCHW:
+            return self.values.masked_fill(self.is_hidden(region), value)
+        # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
+        is_ours = region is computed and not torch.is_grad_enabled()
+        return filled(self.values, region.hidden_rows, value, in_place=is_ours)
+
+    def visible_sum(self) -> Tensor:
+        """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
+        visible = self.visibility.visible
+        return sum_over(self.values, visible.positions, visible.rows)
 
     def padded_for(self, window: Window) -> Tensor:
         """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`."""

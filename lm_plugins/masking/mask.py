@@ -51,6 +51,16 @@ class Mask:
         return self._cached("hidden", lambda: ~self.positions if self.inside is None else ~self.positions & self.inside)
 
     @property
+    def rows(self) -> Tensor:
+        """Int64: the indices of the region's positions among the ``N * H * W`` of the batch."""
+        return self._cached("rows", lambda: self.positions.reshape(-1).nonzero()[:, 0])
+
+    @property
+    def hidden_rows(self) -> Tensor:
+        """Int64: the indices of the hidden positions among the ``N * H * W`` of the batch."""
+        return self._cached("hidden_rows", lambda: self.hidden.reshape(-1).nonzero()[:, 0])
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing is hidden in any image of the batch."""
         return self._cached("is_full", lambda: not bool(self.hidden.any()))
@@ -197,8 +207,21 @@ class Mask:
 
 
 def _any_in(region: Tensor, window: Window) -> Tensor:
-    padded = F.pad(region, window.padding, value=False)[:, None].float()
-    return F.max_pool2d(padded, window.kernel, window.stride, 0, window.dilation)[:, 0] > 0
+    # Along one axis after the other, on bools: several times as fast as a maximum over floats.
+    region = F.pad(region, window.padding, value=False)
+    for axis in range(2):
+        dim, kernel, stride, dilation = axis + 1, window.kernel[axis], window.stride[axis], window.dilation[axis]
+        count = (region.shape[dim] - (kernel - 1) * dilation - 1) // stride + 1
+        taps = [
+            region.narrow(dim, tap * dilation, (count - 1) * stride + 1)[
+                (slice(None),) * dim + (slice(None, None, stride),)
+            ]
+            for tap in range(kernel)
+        ]
+        region = taps[0]
+        for tap in taps[1:]:
+            region = region | tap
+    return region.contiguous()
 
 
 def _triangular(signal: Tensor, window: Window, size: Pair) -> Tensor:

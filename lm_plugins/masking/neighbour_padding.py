@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_plugins.masking.positions import as_map, as_rows
+
 __all__ = ["FillPlan", "Ring", "fill"]
 
 # The four direct neighbours, then the four diagonal ones.
@@ -70,28 +72,29 @@ class FillPlan:
 def _plan_ring(known: Tensor, fillable: Tensor | None, diagonal: float, epsilon: float) -> tuple[Ring | None, Tensor]:
     _, h, w = known.shape
     padded = F.pad(known, (1, 1, 1, 1))  # (N, H + 2, W + 2)
-    missing = ~known if fillable is None else ~known & fillable
-    near = F.max_pool2d(padded[:, None].float(), 3, 1)[:, 0] > 0
-    image, row, column = (missing & near).nonzero(as_tuple=True)
-    if not len(image):
+    rows = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
+    near = rows[:, :, :-2] | rows[:, :, 1:-1] | rows[:, :, 2:]
+    new = near & ~known if fillable is None else near & ~known & fillable
+    targets = new.reshape(-1).nonzero()[:, 0]
+    if not len(targets):
         return None, known
-    targets = (image * h + row) * w + column
-    corner = (image * (h + 2) + row + 1) * (w + 2) + column + 1
+    # The same positions in the padded map, which has two more columns a row and two more rows an image.
+    row = targets // w
+    corner = targets + 2 * row + (row // h) * (2 * (w + 2)) + (w + 3)
     steps = torch.tensor([i * (w + 2) + j for i, j in _NEIGHBOURS], device=known.device)
     is_source = padded.reshape(-1)[corner[:, None] + steps]  # (P, 8)
     flat_steps = torch.tensor([i * w + j for i, j in _NEIGHBOURS], device=known.device)
     weights = torch.tensor([1.0] * 4 + [diagonal] * 4, device=known.device) * is_source
     weights = weights / (weights.sum(1, keepdim=True) + epsilon)
     counts = is_source.sum(1)
+    kept = is_source.reshape(-1).nonzero()[:, 0]
     ring = Ring(
         targets=targets,
-        sources=(targets[:, None] + flat_steps)[is_source],
+        sources=(targets[:, None] + flat_steps).reshape(-1)[kept],
         offsets=counts.cumsum(0) - counts,
-        weights=weights[is_source],
+        weights=weights.reshape(-1)[kept],
     )
-    known = known.clone()
-    known[image, row, column] = True
-    return ring, known
+    return ring, known | new
 
 
 def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tensor:
@@ -117,13 +120,10 @@ def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tenso
     rings = plan.rings(count)
     if not rings:
         return values
-    n, c, h, w = values.shape
-    last = values.contiguous(memory_format=torch.channels_last)
-    # A map with one channel or one position counts as contiguous in both formats; only permuting tells the rows.
-    rows = last.permute(0, 2, 3, 1).reshape(n * h * w, c)
+    rows = as_rows(values)
     for ring in rings:
         means = F.embedding_bag(
             ring.sources, rows, ring.offsets, mode="sum", per_sample_weights=ring.weights.to(rows.dtype)
         )
         rows = rows.index_copy_(0, ring.targets, means) if in_place else rows.index_copy(0, ring.targets, means)
-    return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
+    return as_map(rows, values.shape)

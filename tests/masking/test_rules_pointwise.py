@@ -133,8 +133,8 @@ def test_powers():
 
 @pytest.mark.parametrize("function", table("queries"), ids=function_name)
 def test_answers_for_the_values(function):
-    x = samples.values()
-    assert call(function, samples.activation(x)) == call(function, x)
+    given = samples.activation()
+    assert call(function, given) == call(function, given.values)
 
 
 def test_attributes_that_models_read():

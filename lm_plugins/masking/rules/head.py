@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
 
@@ -50,7 +50,15 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
             values = function(input.values, dims if len(dims) > 1 else dims[0], keepdim=keepdim, **kwargs)
             return MaskedActivation(values, input.visibility, letters)
         region = input.visibility.visible
-        result: Tensor = function(input.with_hidden(hidden_value, region), dims, keepdim=keepdim, **kwargs)
+        if (
+            function.__name__ in ("mean", "sum")
+            and input.dims == NCHW
+            and sorted(dims) == [2, 3]
+            and not region.is_full
+        ):
+            result = _of_visible(input, function.__name__ == "mean", keepdim, kwargs.get("dtype"))
+        else:
+            result = function(input.with_hidden(hidden_value, region), dims, keepdim=keepdim, **kwargs)
         if region.is_full:
             return result
         per_image = (-1, *[1] * (result.ndim - 1))
@@ -62,6 +70,13 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
         return result
 
     return rule
+
+
+def _of_visible(input: MaskedActivation, mean: bool, keepdim: bool, dtype: torch.dtype | None) -> Tensor:
+    """Sum over the visible positions of space, divided by the number of all for a mean."""
+    total = input.visible_sum().to(dtype or input.dtype)
+    result = total / (input.shape[2] * input.shape[3]) if mean else total
+    return result[:, :, None, None] if keepdim else result
 
 
 for _names, _hidden_value in (("mean", 0.0), ("sum", 0.0), ("amax", -torch.inf), ("amin", torch.inf)):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.positions import filled
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.convolution import pair
 from lm_plugins.masking.window import Pair, Window
@@ -45,11 +47,18 @@ def _pool(
     window = Window.between(kernel, stride, padding, dilation, size, output)
     if not region.is_full:
         if not mean:  # no infinity may stay behind, not even at hidden positions
-            values = values.masked_fill(region.any_in(window).hidden[:, None], 0.0)
+            values = _without_infinity(values, region.any_in(window))
         elif input.visibility.options.average == "visible":
             correction = region.mean_correction(window, precision(values))
             values = (values * correction).to(values.dtype)
     return MaskedActivation(values, input.visibility.after_pooling(window))
+
+
+def _without_infinity(maxima: Tensor, anything: Mask) -> Tensor:
+    """Maxima with 0 for those of nothing."""
+    if anything.is_full:
+        return maxima
+    return filled(maxima, anything.hidden_rows, 0.0, in_place=not torch.is_grad_enabled())
 
 
 @register_rule(*spellings("max_pool2d"))
@@ -115,7 +124,10 @@ def adaptive_avg_pool2d(input: MaskedActivation, output_size: Any) -> MaskedActi
     """Take means of visible positions; with ``global_average="all"``, zeros count for hidden ones."""
     _check("adaptive_avg_pool2d", input)
     size, region = _adaptive_size(input, output_size), input.visibility.visible
-    values = F.adaptive_avg_pool2d(input.with_hidden(0.0, region), size)
+    if size == (1, 1) and not region.is_full:
+        values = (input.visible_sum() / (input.shape[2] * input.shape[3]))[:, :, None, None]
+    else:
+        values = F.adaptive_avg_pool2d(input.with_hidden(0.0, region), size)
     if not region.is_full and input.visibility.options.global_average == "visible":
         correction = region.mean_correction_adaptive(size, precision(values))
         values = (values * correction).to(values.dtype)
@@ -133,7 +145,7 @@ def adaptive_max_pool2d(
     size, region = _adaptive_size(input, output_size), input.visibility.visible
     values = F.adaptive_max_pool2d(input.with_hidden(-torch.inf, region), size)
     if not region.is_full:
-        values = values.masked_fill(region.any_in_adaptive(size).hidden[:, None], 0.0)
+        values = _without_infinity(values, region.any_in_adaptive(size))
     if size == (1, 1):
         return values
     return MaskedActivation(values, input.visibility.after_adaptive_pooling(size))
