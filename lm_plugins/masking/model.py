@@ -19,6 +19,7 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.prepare import prepared
 from lm_plugins.masking.promise import afterwards
 from lm_plugins.masking.visibility import Visibility
 
@@ -107,6 +108,39 @@ class LayerMasked(nn.Module):
             _check_mode(self.model)
             return self.model(x)
         return run_masked(self.model, x, visible, self.options)
+
+    def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> "LayerMasked":
+        """An inference copy: batch norm folded into the convolutions, weights channels-last.
+
+        Faster, and the same up to rounding (logits to about 1e-5 of the largest in float32). The copy's weights take no
+        gradients; the model itself is not touched.
+
+        Args:
+            x: Images ``(N, C, H, W)`` that the model takes; the first is run, to see what can be folded.
+            dtype: Of the copy's weights, such as ``torch.bfloat16``; images must then come in it. None keeps them.
+
+        Returns:
+            A `LayerMasked` with the same options, around a copy of the model.
+
+        Raises:
+            ShapeError: `x` is no batch of images.
+            InputTypeError: `x` is not floating point.
+            TrainingModeError: The model or a part of it is in training mode.
+
+        Example:
+            >>> import torch
+            >>> import lm_plugins as lm
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+            >>> lm.LayerMasked(model.eval()).prepare(torch.rand(1, 3, 16, 16)).model
+            Sequential(
+              (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+              (1): Identity()
+              (2): ReLU()
+            )
+        """
+        _check_images(x)
+        _check_mode(self.model)
+        return LayerMasked(prepared(self.model, x, dtype), self.options)
 
 
 def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions) -> Any:
