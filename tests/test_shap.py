@@ -301,6 +301,12 @@ def test_superpixels_of_scikit_image(model: nn.Module) -> None:
     values = explain(shap.Explainer(ours.Model(model), masker), ramp[None], max_evals=60)
     np.testing.assert_array_equal(masker.feature_mask(ramp), segment(ramp))
     assert values.shape[1] == int(segment(ramp).max()) + 1
+    of_tensor = torch.tensor(ramp)  # the function gets an array all the same: superpixels takes tensors in CHW
+    np.testing.assert_array_equal(masker.feature_mask(of_tensor), segment(ramp))
+    np.testing.assert_array_equal(masker.to_pixels(values, of_tensor[None]).data, ramp[None])
+    np.testing.assert_array_equal(masker.to_pixels(values, [of_tensor]).data, ramp[None])
+    function = ours.ValueFunction(model, of_tensor, segment)
+    assert function.everything.shape == values.shape[:2]
 
 
 # ---- saving -------------------------------------------------------------------------------------------------------------

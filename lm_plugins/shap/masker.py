@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
-from lm_plugins.shap.layout import Features, Layout, feature_mask_of
+from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
 
 try:
     import shap
@@ -28,8 +28,8 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
     Args:
         shape: ``(H, W, C)`` of an image.
         features: What is hidden together. None: every pixel on its own. An int or (height, width): patches of that size. A
-            feature mask ``(H, W)``, array or tensor, with any ids. Or a function of an image ``(H, W, C)`` that returns
-            one, such as ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
+            feature mask ``(H, W)``, array or tensor, with any ids. Or a function of an image, an array ``(H, W, C)``, that
+            returns one, such as ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
         values: What gets a SHAP value. ``"pixels"``, as with `shap.maskers.Image`: results have the shape of the images
             and go into `shap.image_plot`; for the Partition explainer. ``"features"``: results have one value for each
             feature, for the Permutation and Exact explainers; `to_pixels` prepares them for `shap.image_plot`.
@@ -168,7 +168,7 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         return shap.Explanation(
             pixels,
             base_values=explanation.base_values,
-            data=np.asarray(images),
+            data=as_numpy(images),
             output_names=names if pixels.ndim == 5 - is_one else None,
             compute_time=explanation.compute_time,
         )
