@@ -452,7 +452,7 @@ def raw_logits(images: np.ndarray) -> Tensor:
         (lambda i: explain(i, lambda x: x.mean()), InputTypeError, "one row for each of the 1 images"),
         (lambda i: explain(i, lambda x: x.mean((2, 3)).softmax(1)), OptionError, "pass output=lambda p: p"),
         (
-            lambda i: explain(i, lambda x: x.half().mean((2, 3)).softmax(1)),
+            lambda i: explain(i, lambda x: torch.full((len(x), 4), 0.2502).half()),  # sums to 1.001
             OptionError,
             "pass output=lambda p: p",
         ),

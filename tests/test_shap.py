@@ -3,8 +3,6 @@
 import functools
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
@@ -12,23 +10,11 @@ import numpy as np
 import pytest
 import shap
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lm_plugins.shap as ours
-from lm_plugins.errors import (
-    InputTypeError,
-    LMPluginsError,
-    MaskValueError,
-    NonFiniteError,
-    OptionError,
-    ShapeError,
-    TrainingModeError,
-)
 from lm_plugins.features import grid, superpixels
 from lm_plugins.removal import Colour
-from lm_plugins.shap.hierarchy import hierarchy_of_features, hierarchy_of_pixels
 
 mpl.use("Agg")
 
@@ -83,6 +69,10 @@ def explain(explainer: object, *args: object, **settings: object) -> shap.Explan
     return explainer(*args, silent=True, **settings)
 
 
+def pixels_of(masker: ours.Masker, explanation: shap.Explanation, images: np.ndarray) -> shap.Explanation:
+    return explanation if masker.values == "pixels" else masker.to_pixels(explanation, images)
+
+
 # ---- known games ------------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +93,7 @@ def test_partition_of_an_additive_game(kind: str, images: np.ndarray) -> None:
     explainer = shap.Explainer(ours.Model(Additive().eval(), removal=Colour(0.0)), masker)
     assert isinstance(explainer, shap.PartitionExplainer)
     explanation = explain(explainer, images, max_evals=100)
-    pixels = masker.to_pixels(explanation)
+    pixels = pixels_of(masker, explanation, images)
     assert pixels.shape == (2, *SHAPE, 2)
     np.testing.assert_array_equal(pixels.data, images)
     for row, image in zip(pixels.values, images, strict=True):
@@ -143,7 +133,7 @@ def test_values_sum_to_what_everything_adds_to_nothing(
         ours.Masker(SHAPE, 6, values="features"),
     ):
         explanation = explain(shap.Explainer(predict, masker), images, max_evals=30)
-        summed = masker.to_pixels(explanation).values.sum((1, 2, 3))
+        summed = pixels_of(masker, explanation, images).values.sum((1, 2, 3))
         np.testing.assert_allclose(summed, everything - nothing, atol=1e-4)
         np.testing.assert_allclose(explanation.base_values, nothing, atol=1e-5)
 
@@ -198,66 +188,11 @@ def test_a_colour_is_upstreams_image_masker(
     np.testing.assert_allclose(values.base_values, theirs.base_values, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 5, 3), (1, 6, 1), (5, 9, 2)])
-def test_the_hierarchy_of_pixels_is_upstreams_above_channels(shape: tuple[int, int, int]) -> None:
-    last = np.prod(shape) - 1
-    of_ours = {node for node in leaves_of(ours.Masker(shape).clustering) if len(node) >= shape[2]}
-    of_theirs = {node for node in leaves_of(shap.maskers.Image(np.zeros(shape)).clustering) if len(node) >= shape[2]}
-    assert of_ours == {frozenset(last - leaf for leaf in node) for node in of_theirs}  # upstream counts from the end
-
-
-# ---- the hierarchy ------------------------------------------------------------------------------------------------------
-
-
-def leaves_of(tree: np.ndarray) -> list[frozenset[int]]:
-    """The leaves below each node, by definition."""
-    nodes = [frozenset([leaf]) for leaf in range(len(tree) + 1)]
-    for left, right, _, size in tree:
-        assert not nodes[int(left)] & nodes[int(right)]
-        nodes.append(nodes[int(left)] | nodes[int(right)])
-        assert len(nodes[-1]) == size
-    return nodes
-
-
-def depth_of(tree: np.ndarray) -> int:
-    depths = [0] * (len(tree) + 1)
-    for left, right, _, _ in tree:
-        depths.append(1 + max(depths[int(left)], depths[int(right)]))
-    return depths[-1]
-
-
-@given(
-    st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 12), st.integers(0, 99)
-)  # fmt: skip
-def test_the_hierarchy_keeps_features_whole(height: int, width: int, channels: int, count: int, seed: int) -> None:
-    ids = np.random.default_rng(seed).integers(0, count, (height, width))
-    mask = np.unique(ids, return_inverse=True)[1].reshape(height, width)
-    tree = hierarchy_of_pixels(mask, channels)
-    nodes = leaves_of(tree)
-    leaves = height * width * channels
-    assert nodes[-1] == frozenset(range(leaves))
-    for feature in range(mask.max() + 1):
-        inside = np.flatnonzero(np.repeat(mask.ravel() == feature, channels))
-        assert frozenset(inside.tolist()) in nodes
-    for node, (_, _, distance, _) in zip(nodes[leaves:], tree, strict=True):
-        features = {int(mask.ravel()[leaf // channels]) for leaf in node}
-        assert (distance < 0) == (len(features) == 1)
-    biggest = int(np.bincount(mask.ravel()).max()) * channels
-    # Tied coordinates, as in a grid, may unbalance a cut a little.
-    assert depth_of(tree) <= np.ceil(np.log2(biggest)) + 2 * np.ceil(np.log2(mask.max() + 1)) + 1
-
-
-def test_the_hierarchy_of_equal_centres_is_balanced() -> None:
-    tree = hierarchy_of_features(np.zeros((64, 2)))
-    assert depth_of(tree) == 6
-    assert leaves_of(tree)[-1] == frozenset(range(64))
-    assert hierarchy_of_features(np.zeros((1, 2))).shape == (0, 4)
-
-
 def test_a_single_feature_and_a_single_pixel(model: nn.Module, images: np.ndarray) -> None:
     predict = ours.Model(model)
     for masker in (ours.Masker(SHAPE, 12), ours.Masker(SHAPE, 12, values="features", hierarchy=True)):
-        values = masker.to_pixels(explain(shap.Explainer(predict, masker), images[:1], max_evals=10))
+        explanation = explain(shap.Explainer(predict, masker), images[:1], max_evals=10)
+        values = pixels_of(masker, explanation, images[:1])
         difference = predict(images[:1]) - predict(images[:1], np.zeros((1, 12, 12)))
         np.testing.assert_allclose(values.values.sum((1, 2, 3)), difference, atol=1e-5)
     point = ours.Masker((1, 1, 1))
@@ -337,14 +272,14 @@ def test_features_of_each_image(kind: str, model: nn.Module, images: np.ndarray)
     # Exact, and Partition with more evaluations than there are: no samples.
     settings = {"algorithm": "exact" if kind == "features" else "auto"}
     explanation = explain(shap.Explainer(ours.Model(model), masker, **settings), images, max_evals=40)
-    pixels = masker.to_pixels(explanation).values[..., 0].sum(3)
+    pixels = pixels_of(masker, explanation, images).values[..., 0].sum(3)
     assert [len(np.unique(row.round(9))) for row in pixels] == [2, 3]
     for image, row in zip(images, pixels, strict=True):
         fixed = ours.Masker(SHAPE, halves(image), values=kind)
         explainer = shap.Explainer(ours.Model(model), fixed, **settings)
-        alone = fixed.to_pixels(explain(explainer, image[None], max_evals=40))
+        alone = pixels_of(fixed, explain(explainer, image[None], max_evals=40), image[None])
         np.testing.assert_allclose(row, alone.values[0, ..., 0].sum(2), atol=1e-6)
-        one = masker.to_pixels(explanation[0]).values
+        one = pixels_of(masker, explanation[0], images[0]).values
         assert one.shape == (*SHAPE, 4)
 
 
@@ -366,6 +301,12 @@ def test_superpixels_of_scikit_image(model: nn.Module) -> None:
     values = explain(shap.Explainer(ours.Model(model), masker), ramp[None], max_evals=60)
     np.testing.assert_array_equal(masker.feature_mask(ramp), segment(ramp))
     assert values.shape[1] == int(segment(ramp).max()) + 1
+    of_tensor = torch.tensor(ramp)  # the function gets an array all the same: superpixels takes tensors in CHW
+    np.testing.assert_array_equal(masker.feature_mask(of_tensor), segment(ramp))
+    np.testing.assert_array_equal(masker.to_pixels(values, of_tensor[None]).data, ramp[None])
+    np.testing.assert_array_equal(masker.to_pixels(values, [of_tensor]).data, ramp[None])
+    function = ours.ValueFunction(model, of_tensor, segment)
+    assert function.everything.shape == values.shape[:2]
 
 
 # ---- saving -------------------------------------------------------------------------------------------------------------
@@ -467,8 +408,20 @@ def test_the_image_notebook_of_shap(model: nn.Module, figures: Callable[[], list
 def test_image_plot_of_everything_else(model: nn.Module, images: np.ndarray, figures: Callable[[], list[int]]) -> None:
     images = (images - images.min()) / (images.max() - images.min())
     masker = ours.Masker(SHAPE, 6, values="features")
-    explainer = shap.Explainer(ours.Model(model), masker, algorithm="exact", output_names=None)
-    shap.image_plot(masker.to_pixels(explain(explainer, images)), show=False)
+    exact = explain(shap.Explainer(ours.Model(model), masker, algorithm="exact"), images)
+    shap.image_plot(masker.to_pixels(exact, images), show=False)
+    two = masker.to_pixels(exact[..., [3, 1]], images)
+    np.testing.assert_array_equal(two.values, masker.to_pixels(exact, images).values[..., [3, 1]])
+    one = masker.to_pixels(exact[..., 1], images)
+    np.testing.assert_array_equal(one.values, masker.to_pixels(exact, images).values[..., 1])
+    shap.image_plot(masker.to_pixels(exact[0], images[0], output_names=["a", "b", "c", "d"]), show=False)
+    for one in (lambda logits: logits[:, 2], lambda logits: logits[:, [2]]):
+        explainer = shap.PermutationExplainer(ours.Model(model, output=one), masker)
+        alone = masker.to_pixels(explain(explainer, images, max_evals=9), images)
+        np.testing.assert_allclose(
+            alone.values.reshape(2, *SHAPE), masker.to_pixels(exact, images).values[..., 2], atol=1e-2
+        )
+        shap.image_plot(alone, show=False)
     partition = shap.Explainer(ours.Model(model), ours.Masker(SHAPE, 6), output_names=["a", "b", "c", "d"])
     flipped = explain(partition, images, max_evals=20, outputs=shap.Explanation.argsort.flip[:2])
     shap.image_plot(flipped, show=False)
@@ -481,88 +434,5 @@ def test_image_plot_of_everything_else(model: nn.Module, images: np.ndarray, fig
     grey = ours.Masker((12, 12, 1), 6)
     brightness = ours.Model(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), output=lambda mean: mean[:, 0])
     shap.image_plot(explain(shap.Explainer(brightness, grey), images[..., :1], max_evals=20), show=False)
-    assert len(figures()) == 6
-
-
-# ---- mistakes -----------------------------------------------------------------------------------------------------------
-
-
-NET = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-IMAGES = np.zeros((1, *SHAPE), np.float32)
-
-
-class Maps(nn.Module):
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"out": x, "aux": x}
-
-
-def explained(masker: object, model: object = None, images: object = IMAGES, **settings: object) -> object:
-    return shap.Explainer(model or ours.Model(NET), masker, **settings)(images, max_evals=1000, silent=True)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "text"),
-    [
-        (lambda: ours.Masker((12, 12)), ShapeError, r"one image, \(H, W, C\), got \(12, 12\)"),
-        (lambda: ours.Masker((1, *SHAPE)), ShapeError, r"for a batch X it is X\[0\]\.shape"),
-        (lambda: ours.Masker((3, 224, 224)), ShapeError, r"looks like \(C, H, W\)"),
-        (lambda: ours.Masker(SHAPE, values="patches"), OptionError, "'pixels' or 'features', got 'patches'"),
-        (lambda: ours.Masker(SHAPE, 0), OptionError, "at least 1"),
-        (lambda: ours.Masker(SHAPE, (2, 2.5)), OptionError, "two whole numbers"),
-        (lambda: ours.Masker(SHAPE, "slic"), InputTypeError, "features is str"),
-        (lambda: ours.Masker(SHAPE, True), InputTypeError, "features is bool"),
-        (lambda: ours.Masker(SHAPE, np.zeros((4, 4), int)), ShapeError, r"\(4, 4\), .* expected \(12, 12\)"),
-        (lambda: ours.Masker(SHAPE, np.full((12, 12), 0.5)), InputTypeError, "whole numbers"),
-        (lambda: explained(ours.Masker(SHAPE, lambda image: 4)), InputTypeError, "the function features= returned int"),
-        (lambda: explained(ours.Masker((8, 8, 3))), ShapeError, r"shape \(8, 8, 3\), got \(12, 12, 3\)"),
-        (lambda: explained(ours.Masker(SHAPE), images=IMAGES[0]), ShapeError, r"batch of them \(N, H, W, C\)"),
-        (lambda: explained(ours.Masker(SHAPE), images=IMAGES * np.nan), NonFiniteError, "144 pixels are infinite"),
-        (lambda: ours.Masker(SHAPE)(np.ones(5, bool), IMAGES[0]), ShapeError, r"\(432,\), got \(5,\)"),
-        (
-            lambda: explained(ours.Masker(SHAPE), algorithm="permutation"),
-            MaskValueError,
-            'channels of a pixel.*values="features"',
-        ),
-        (lambda: ours.Masker(SHAPE, 6, "features").to_pixels(np.ones((1, 4))), InputTypeError, "got ndarray"),
-        (lambda: ours.Model(lambda x: x), InputTypeError, "torch.nn.Module.*got function.*preprocess="),
-        (lambda: ours.Model(NET, preprocess=2), InputTypeError, "preprocess is a function or None, got int"),
-        (lambda: ours.Model(NET, output="logits"), InputTypeError, "output is a function or None, got str"),
-        (lambda: ours.Model(NET, removal="gray"), OptionError, "no removal is called 'gray'; there are layer_masking"),
-        (lambda: ours.Model(nn.Linear(2, 2).train())(IMAGES), TrainingModeError, "model.eval"),
-        (lambda: ours.Model(NET)(IMAGES[0]), ShapeError, r"batch \(N, H, W, C\), got shape \(12, 12, 3\)"),
-        (lambda: ours.Model(NET)(["a"]), InputTypeError, "tensor of numbers, got"),
-        (lambda: ours.Model(NET)([IMAGES[0], IMAGES[0, 1:]]), ShapeError, "different shapes"),
-        (lambda: ours.Model(NET)(IMAGES, np.ones((1, 8, 8))), ShapeError, r"\(1, 8, 8\)"),
-        (lambda: ours.Model(NET, preprocess=lambda x: x[:, :, 2:])(IMAGES), ShapeError, "keep height and width"),
-        (lambda: ours.Model(NET, preprocess=lambda x: x.numpy())(IMAGES), InputTypeError, "must return a tensor"),
-        (lambda: explained(ours.Masker(SHAPE), ours.Model(Maps().eval())), InputTypeError, "dict with 'out', 'aux'.*output="),
-        (
-            lambda: explained(ours.Masker(SHAPE), ours.Model(Maps().eval(), output=lambda maps: maps["out"])),
-            ShapeError,
-            "choose with output=",
-        ),
-        (lambda: ours.ValueFunction(NET, IMAGES, 4), ShapeError, r"one image \(H, W, C\), got shape \(1, 12"),
-        (lambda: ours.ValueFunction(NET, IMAGES[0], 4, batch_size=0), OptionError, "batch_size is at least 1"),
-        (lambda: ours.ValueFunction(NET, IMAGES[0] + np.inf, 4), NonFiniteError, "infinite or NaN"),
-        (lambda: ours.ValueFunction(NET, IMAGES[0], 6)(np.ones((2, 3))), ShapeError, r"\(nsamples, 4\), got \(2, 3\)"),
-        (lambda: ours.ValueFunction(NET, IMAGES[0], 6)(np.full((2, 4), 0.5)), MaskValueError, "0 .absent"),
-        (lambda: ours.ValueFunction(NET, IMAGES[0], 6).to_pixels(np.ones((1, 3))), ShapeError, r"\(1, 4\)"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named(call: Callable[[], object], error: type[LMPluginsError], text: str) -> None:
-    with pytest.raises(error, match=text):
-        call()
-
-
-def test_without_shap_the_extra_is_named() -> None:
-    code = """
-import sys
-sys.modules["shap"] = None
-import lm_plugins.errors as errors
-try:
-    import lm_plugins.shap
-except errors.MissingDependencyError as error:
-    print(error)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'lm_plugins[shap]'" in result.stdout, result.stderr
+    shap.plots.bar(exact[0, :, 1], show=False)
+    assert len(figures()) == 9  # the bars go into the last one

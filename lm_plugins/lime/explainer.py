@@ -35,8 +35,8 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
         output: From what the model returns for K images to the tensor ``(K, classes)`` that is explained. None applies
             a softmax; a single column is taken as it is.
-        kernel_width: As upstream's, above 0; likewise the rest.
-        kernel: Of distance and `kernel_width`.
+        kernel_width: Of the weights of samples, above 0.
+        kernel: From distances and `kernel_width` to weights; None for upstream's exponential.
         verbose: Print the local predictions.
         feature_selection: ``"auto"``, ``"none"``, ``"forward_selection"``, ``"highest_weights"`` or ``"lasso_path"``.
         random_state: An integer makes every call of `explain_instance` repeatable; a ``RandomState`` moves on from call

@@ -13,11 +13,18 @@ from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, Shape
 from lm_plugins.features import grid, relabelled
 from lm_plugins.shap.hierarchy import centres_of, hierarchy_of_features, hierarchy_of_pixels
 
-__all__ = ["Features", "Layout", "feature_mask_of"]
+__all__ = ["Features", "Layout", "as_numpy", "feature_mask_of"]
 
 #: None: every pixel is a feature. A patch size, (height, width) of a patch, a feature mask (H, W), or a function of an
-#: image (H, W, C) that returns one.
-Features = int | Sequence[int] | Tensor | NDArray[Any] | Callable[[Any], Tensor | NDArray[Any]] | None
+#: image, an array (H, W, C), that returns one.
+Features = int | Sequence[int] | Tensor | NDArray[Any] | Callable[[NDArray[Any]], Tensor | NDArray[Any]] | None
+
+
+def as_numpy(images: Any) -> NDArray[Any]:
+    """Images as an array on the CPU: of an array, a tensor on any device, or a sequence of them."""
+    if isinstance(images, Tensor):
+        return np.asarray(images.detach().cpu())
+    return images if isinstance(images, np.ndarray) else np.stack([as_numpy(image) for image in images])
 
 
 def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None) -> NDArray[np.int64]:
@@ -26,7 +33,7 @@ def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None)
     Args:
         features: See `Features`.
         shape: Height and width of the image, and whatever follows.
-        image: ``(H, W, C)``, for a function of it.
+        image: ``(H, W, C)``, array or tensor, for a function of it; it gets an array.
 
     Returns:
         Int64 ``(H, W)`` with ids from 0 to K - 1.
@@ -45,7 +52,7 @@ def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None)
     height, width = size = int(shape[0]), int(shape[1])
     if features is None:
         return np.arange(height * width).reshape(size)
-    made = features(image) if callable(features) else features
+    made = features(as_numpy(image)) if callable(features) else features
     if isinstance(made, (int, np.integer)) and not isinstance(made, bool) and not callable(features):
         made = (int(made), int(made))
     if isinstance(made, tuple) and len(made) == 2 and not callable(features):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
-from lm_plugins.shap.layout import Features, Layout, feature_mask_of
+from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
 
 try:
     import shap
@@ -28,8 +28,8 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
     Args:
         shape: ``(H, W, C)`` of an image.
         features: What is hidden together. None: every pixel on its own. An int or (height, width): patches of that size. A
-            feature mask ``(H, W)``, array or tensor, with any ids. Or a function of an image ``(H, W, C)`` that returns
-            one, such as ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
+            feature mask ``(H, W)``, array or tensor, with any ids. Or a function of an image, an array ``(H, W, C)``, that
+            returns one, such as ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
         values: What gets a SHAP value. ``"pixels"``, as with `shap.maskers.Image`: results have the shape of the images
             and go into `shap.image_plot`; for the Partition explainer. ``"features"``: results have one value for each
             feature, for the Permutation and Exact explainers; `to_pixels` prepares them for `shap.image_plot`.
@@ -79,6 +79,10 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         self._fixed = None if callable(features) else self._layout_for(None)
         self.shape: Any = self._shape if self._fixed is None else self._shape(None)
         self.clustering: Any = None
+        if values == "features":
+            # What SHAP keeps with the values: which features are present (all), and their names.
+            self.data_transform = lambda x: [np.ones(self._layout(x).count)]
+            self.feature_names = lambda x: [[f"feature {index}" for index in range(self._layout(x).count)]]
         if self.image_data:
             self.clustering = self._clustering if self._fixed is None else self._clustering(None)
 
@@ -123,7 +127,7 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         """
         return (self._fixed or self._layout(x)).feature_mask
 
-    def to_pixels(self, explanation: Any) -> Any:
+    def to_pixels(self, explanation: Any, images: Any, output_names: Sequence[str] | None = None) -> Any:
         """Spread values of features over their pixels, for `shap.image_plot`.
 
         The credit of a feature is divided evenly among its pixels and channels, so that the sum over an image is still
@@ -131,32 +135,41 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         the features.
 
         Args:
-            explanation: What an explainer returned for images with this masker, or a part of it with an image.
+            explanation: What an explainer returned with this masker, made with ``values="features"``; any outputs of it.
+            images: The images that were explained, ``(N, H, W, C)``; or one ``(H, W, C)``, for one row of it.
+            output_names: A name for each output, which Permutation and Exact don't take; None leaves those there are.
 
         Returns:
-            A `shap.Explanation` with values ``(N, H, W, C)``, or ``(N, H, W, C, outputs)``.
+            A `shap.Explanation` of `images` with values ``(N, H, W, C)``, or ``(N, H, W, C, outputs)``; without N for one.
 
         Raises:
-            InputTypeError: `explanation` is no `shap.Explanation` with images.
-            ShapeError: It has other features than the masker.
+            InputTypeError: `explanation` is no `shap.Explanation`.
+            OptionError: The masker is for values of pixels, which need no spreading.
+            ShapeError: There are other images or features than in `explanation`.
         """
-        if not isinstance(explanation, shap.Explanation) or explanation.data is None:
+        if not isinstance(explanation, shap.Explanation):
             raise InputTypeError(
                 f"to_pixels takes the shap.Explanation that an explainer returned, got {type(explanation).__name__}."
             )
         if self.values == "pixels":
-            return explanation
-        is_one = tuple(np.shape(explanation.data)) == self.image_shape
-        images = [explanation.data] if is_one else list(explanation.data)
-        values = [explanation.values] if is_one else list(explanation.values)
-        spread = [
-            self._layout(image).spread(np.asarray(one, np.float64)) for image, one in zip(images, values, strict=True)
-        ]
+            raise OptionError(
+                'to_pixels is for values="features"; with "pixels", results have the shape of the images.'
+            )
+        is_one = len(np.shape(images)) == 3
+        rows = ([explanation.values], [images]) if is_one else (list(explanation.values), list(images))
+        if len(rows[0]) != len(rows[1]):
+            raise ShapeError(f"the explanation is of {len(rows[0])} images, got {len(rows[1])}.")
+        spread = [self._layout(image).spread(np.asarray(one, np.float64)) for one, image in zip(*rows, strict=True)]
+        pixels = spread[0] if is_one else np.stack(spread)
+        if pixels.ndim == 4 - is_one and np.ndim(explanation.base_values) == 2 - is_one:
+            # A list of one output: Permutation and Exact drop it from the values, but not from the base values.
+            pixels = pixels[..., None]
+        names = explanation.output_names if output_names is None else list(output_names)
         return shap.Explanation(
-            spread[0] if is_one else np.stack(spread),
+            pixels,
             base_values=explanation.base_values,
-            data=explanation.data,
-            output_names=explanation.output_names,
+            data=as_numpy(images),
+            output_names=names if pixels.ndim == 5 - is_one else None,
             compute_time=explanation.compute_time,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm_plugins.errors import ShapeError
 from lm_plugins.features import CoalitionEvaluator
 from lm_plugins.removal import Removal
-from lm_plugins.shap.layout import Features, Layout, feature_mask_of
+from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
 from lm_plugins.shap.model import Model, as_array
 
 __all__ = ["ValueFunction"]
@@ -127,6 +127,6 @@ class ValueFunction:
         return shap.Explanation(
             self._layout.spread(array[0])[None],
             base_values=getattr(values, "base_values", None),
-            data=np.asarray(self.image)[None],
+            data=as_numpy(self.image)[None],
             output_names=None if output_names is None else list(output_names),
         )
