@@ -88,8 +88,9 @@ draw({"layer masking": after, "painted grey": before}, "probability lost without
 
 # %% [markdown]
 # One colour scale for both. They disagree, here and there even in sign: without the stripes of the forehead the
-# probability rises under layer masking, and falls a little under paint. Which of the two is closer to the truth cannot be read off one
-# picture; the study in the documentation measures how much of the model's accuracy each leaves standing.
+# probability rises under layer masking, and falls a little under paint. Which of the two is closer to the truth
+# cannot be read off one picture; the study in the documentation measures how much of the model's accuracy each leaves
+# standing.
 #
 # ## Sampling methods
 #
