@@ -87,9 +87,10 @@ def draw(maps: dict[str, torch.Tensor], label: str) -> None:
 draw({"layer masking": after, "painted grey": before}, "probability lost without the superpixel")
 
 # %% [markdown]
-# One colour scale for both. With paint, the loss includes what the paint itself does to the model: superpixels far from the
-# cat matter too. Which of the two is closer to the truth cannot be read off one picture; [the study](../docs/retention.md)
-# measures how much of the model's accuracy each leaves standing.
+# One colour scale for both. They disagree, here and there even in sign: without the stripes of the forehead the
+# probability rises under layer masking, and falls a little under paint. Which of the two is closer to the truth
+# cannot be read off one picture; the study in the documentation measures how much of the model's accuracy each leaves
+# standing.
 #
 # ## Sampling methods
 #

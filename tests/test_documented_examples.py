@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,7 +31,15 @@ def test_examples_of_a_page_run(page: Path, capsys: pytest.CaptureFixture[str]) 
     text = page.read_text()
     visible = torch.ones(224, 224, dtype=torch.bool)
     visible[:64] = False
-    namespace: dict[str, object] = {"model": Classifier().eval(), "x": torch.rand(1, 3, 224, 224), "visible": visible}
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    namespace: dict[str, object] = {
+        "model": Classifier().eval(),
+        "x": torch.rand(1, 3, 224, 224),
+        "visible": visible,
+        "image": image,
+        "images": image[None] / np.float32(255),
+        "preprocess": lambda image: torch.from_numpy(image).movedim(-1, 0) / 255,
+    }
     exec("import torch\nimport lm_plugins as lm", namespace)
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for block in blocks:

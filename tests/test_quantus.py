@@ -77,9 +77,7 @@ def test_patches_are_hidden_through_the_sentinel(name: str, model: nn.Module, da
 
 
 @pytest.mark.filterwarnings(*EMPTY_SEGMENT)
-def test_irof_hides_segments(
-    model: nn.Module, data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_irof_hides_segments(model: nn.Module, data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(np, "trapz"):  # Quantus 0.6 calls it, NumPy 2.4 has taken it away
         monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
     metric = quantus.IROF(segmentation_method="slic", perturb_func=hide_segments, disable_warnings=True)

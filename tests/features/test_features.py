@@ -147,3 +147,25 @@ def test_layer_masking_evaluates_coalitions_like_masks() -> None:
 def test_bad_input(call, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_autocast_runs_the_model_in_another_dtype():
+    seen = []
+
+    def forward(x, visible):
+        result = torch.nn.functional.linear(x.flatten(1), torch.ones(2, 16))
+        seen.append(result.dtype)
+        return result
+
+    x = torch.rand(1, 1, 4, 4)
+    coalitions = torch.eye(4)
+    exact = CoalitionEvaluator(forward, x, grid((4, 4), 2))(coalitions)
+    rough = CoalitionEvaluator(forward, x, grid((4, 4), 2), autocast=torch.bfloat16)(coalitions)
+    assert seen == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.01)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_batch_sizes_below_one_are_refused(batch_size):
+    with pytest.raises(OptionError, match=f"at least 1, or None for an automatic choice; got {batch_size}"):
+        CoalitionEvaluator(lambda x, visible: x, torch.rand(1, 1, 4, 4), grid((4, 4), 2), batch_size=batch_size)
