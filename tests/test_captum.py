@@ -222,6 +222,15 @@ def test_any_output(model: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(every[[1, 5]], expected)
 
 
+def test_a_feature_mask_for_each_image(model: nn.Module, x: Tensor) -> None:
+    masks = torch.stack([FEATURES, FEATURES.T.contiguous() + 2])[:, None]
+    explainer = ours.FeatureAblation(model)
+    for target in (1, None):
+        together = explainer.attribute(x, feature_mask=masks, target=target, perturbations_per_eval=3)
+        alone = [explainer.attribute(x[i : i + 1], feature_mask=masks[i : i + 1], target=target) for i in range(2)]
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-5)
+
+
 def test_removals_by_name(model: nn.Module, x: Tensor) -> None:
     by_name = ours.FeatureAblation(model, removal="grey").attribute(x, feature_mask=FEATURES, target=1)
     assert torch.equal(

@@ -3,8 +3,9 @@
     from lm_plugins.captum import Occlusion      # instead of: from captum.attr import Occlusion
     Occlusion(model).attribute(x, sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16), target=281)
 
-The classes perturb a pixel mask instead of the image and hand both to the removal. So no baseline value has to survive
-Captum's arithmetic, any dtype works, and LIME's similarity is computed on which features are present.
+The classes perturb which features are present (or a pixel mask) instead of the image; a removal acts on the image. So no
+baseline value has to survive Captum's arithmetic, any dtype works, and LIME's similarity is computed on which features are
+present.
 """
 
 from lm_plugins.captum.explainers import (

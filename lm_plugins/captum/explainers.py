@@ -191,7 +191,7 @@ class _SampledPixelMasks(PixelMasks):
         return_input_shape: bool = True,
         show_progress: bool = False,
     ) -> Any:
-        """As upstream's; `baselines` is not used for images. A custom similarity sees pixel masks in place of images."""
+        """As upstream's; `baselines` is not used for images. A custom similarity sees coalitions in place of images."""
         return self._attribute(
             super().attribute, inputs, baselines, additional_forward_args, feature_mask, target=target,  # type: ignore[misc]
             n_samples=n_samples, perturbations_per_eval=perturbations_per_eval,

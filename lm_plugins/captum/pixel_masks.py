@@ -1,4 +1,4 @@
-"""The one change to Captum's perturbation methods: they perturb pixel masks, a removal acts on the images."""
+"""The one change to Captum's perturbation methods: they perturb what is present, a removal acts on the images."""
 
 import warnings
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torch.futures import Future
 
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
 from lm_plugins.features import relabelled
+from lm_plugins.features.coalition import spread
 from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.promise import afterwards
@@ -42,6 +43,27 @@ class _Call:
     target: Any
     one_output: bool
     """Whether the method explains one number for each image, so that a target must choose it."""
+    feature_of_pixel: Tensor | None
+    """Int64 ``(1 or N, H, W)``: which column of the coalitions a pixel belongs to. None: pixel masks are perturbed."""
+
+    def visible(self, perturbed: Tensor, images: Tensor) -> Tensor:
+        """The pixel mask that Captum's perturbed input means, in one gather; `images` says whose row each is."""
+        if self.feature_of_pixel is None:
+            return perturbed
+        if len(self.feature_of_pixel) == 1:
+            return spread(perturbed != 0, self.feature_of_pixel[0])
+        pixels = self.feature_of_pixel[images]
+        return perturbed.gather(1, pixels.flatten(1)).reshape(pixels.shape) != 0
+
+    def as_map(self, values: Tensor) -> Tensor:
+        """Attributions ``(..., 1, H, W)`` of pixels from those of features."""
+        if self.feature_of_pixel is None:
+            return values
+        if len(self.feature_of_pixel) == 1:
+            return values[..., None, self.feature_of_pixel[0]]
+        # Captum gives the outputs of an image as neighbouring rows.
+        pixels = self.feature_of_pixel.repeat_interleave(len(values) // len(self.feature_of_pixel), 0)
+        return values.gather(1, pixels.flatten(1)).reshape(pixels.shape)[:, None]
 
     def check_target(self, output: Any) -> None:
         """Name a class that the model does not have, where Captum would say that an index is out of range."""
@@ -60,7 +82,11 @@ class _Call:
 
 
 class PixelMasks:
-    """Mixed into a perturbation method of Captum: ``(N, 1, H, W)`` masks take the place of the image."""
+    """Mixed into a perturbation method of Captum: what is present takes the place of the image.
+
+    That is a coalition ``(N, F)`` where there is a feature mask, so that Captum's arithmetic never touches a pixel, and else
+    a pixel mask ``(N, 1, H, W)``.
+    """
 
     _one_output = False
 
@@ -78,12 +104,12 @@ class PixelMasks:
 
         def forward_masks(*values: Any) -> Any:
             count = next(i for i, value in enumerate(values) if isinstance(value, _Call))
-            call, x, *more = values[count:]
+            call, x, images, *more = values[count:]
             inputs = values[:count]
             model.before = inputs[: call.position]
             model.after = (*inputs[call.position + 1 :], *more)
             try:
-                result = forward(x, inputs[call.position])
+                result = forward(x, call.visible(inputs[call.position], images))
             finally:
                 model.before = model.after = ()
             if isinstance(result, Future):
@@ -115,15 +141,19 @@ class PixelMasks:
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
         position = image_position(tensors)
         x = tensors[position]
+        present, features = torch.ones(x.shape[0], 1, *x.shape[2:], device=x.device), None
         if feature_mask is not None:
-            settings["feature_mask"] = _features_of_pixels(feature_mask, tensors, position)
-        everything = torch.ones(x.shape[0], 1, *x.shape[2:], device=x.device)
+            masks = _features_of_pixels(feature_mask, tensors, position)
+            ids, features = torch.unique(masks[position][:, 0], return_inverse=True)
+            present = torch.ones(len(x), len(ids), device=x.device)
+            settings["feature_mask"] = tuple(ids[None] if i == position else one for i, one in enumerate(masks))
+        call = _Call(position, settings.get("target"), self._one_output, features)
         more = () if additional_forward_args is None else additional_forward_args
         result = attribute(
-            inputs=tuple(everything if i == position else one for i, one in enumerate(tensors)),
+            inputs=tuple(present if i == position else one for i, one in enumerate(tensors)),
             baselines=_without_image(baselines, len(tensors), position),
             additional_forward_args=(
-                _Call(position, settings.get("target"), self._one_output), x, *(more if isinstance(more, tuple) else (more,))
+                call, x, torch.arange(len(x), device=x.device), *(more if isinstance(more, tuple) else (more,))
             ),
             **settings,
         )  # fmt: skip
@@ -132,16 +162,14 @@ class PixelMasks:
             if not settings.get("return_input_shape", True):
                 return result
             # Captum puts the dimensions of a multi-dimensional output first.
-            map_of_image = result[position]
+            map_of_image = call.as_map(result[position])
             size = (*map_of_image.shape[:-3], x.shape[1], *map_of_image.shape[-2:])
             maps = tuple(map_of_image.expand(size).clone() if i == position else one for i, one in enumerate(result))
             return maps if isinstance(inputs, tuple) else maps[0]
 
-        return (
-            result.then(lambda done: as_inputs(done.value()))
-            if isinstance(result, torch._C.Future)
-            else as_inputs(result)
-        )
+        if isinstance(result, torch._C.Future):
+            return result.then(lambda done: as_inputs(done.value()))
+        return as_inputs(result)
 
 
 def image_position(tensors: tuple[Any, ...]) -> int:

@@ -1,6 +1,7 @@
 """Coalitions of features, and the pixels that they make visible."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
@@ -52,4 +53,12 @@ def visible_from(coalitions: Tensor, feature_mask: Tensor) -> Tensor:
         if not bool(((present == 0) | (present == 1)).all()):
             raise MaskValueError("coalitions hold 0 (absent) and 1 (present) only.")
         present = present == 1
-    return present[:, feature_mask.long()]
+    return spread(present, feature_mask.long())
+
+
+def spread(present: Tensor, feature_mask: Tensor) -> Tensor:
+    """As `visible_from`, of what has been checked: bool ``(K, F)`` and int64 ``(H, W)``.
+
+    A look-up of whole rows, one a pixel: several times as fast as indexing the columns.
+    """
+    return F.embedding(feature_mask, present.T.contiguous()).permute(2, 0, 1).contiguous()

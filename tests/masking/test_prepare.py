@@ -109,7 +109,7 @@ def test_half_precision(visible: Tensor) -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(TrainingModeError, match="model.eval\\(\\) first"):
+    with pytest.raises(TrainingModeError, match=r"model\.eval\(\) first"):
         lm.LayerMasked(Net()).prepare(torch.randn(1, 3, 16, 16))
     with pytest.raises(ShapeError, match="got shape \\(3, 16, 16\\)"):
         lm.LayerMasked(Net().eval()).prepare(torch.randn(3, 16, 16))
