@@ -16,7 +16,7 @@ from lm_plugins.masking.window import Window
 
 __all__ = ["NCHW", "MaskedActivation"]
 
-#: The meaning of each dimension: batch, channels, height, width. Everything that is not N, H or W is a "C".
+#: The meaning of each dimension: batch, channels, height, width. Everything that is no position is a "C".
 NCHW = ("N", "C", "H", "W")
 
 
@@ -32,6 +32,7 @@ class MaskedActivation:
         values: The activation, a floating-point tensor whose dimensions mean `dims`.
         visibility: The regions it carries.
         dims: One letter a dimension: ``"N"``, ``"H"``, ``"W"`` (in this order, once each) and any number of ``"C"``.
+            Where a view has cut the sides into blocks, ``"h"`` and ``"w"`` count the positions within a block.
     """
 
     def __init__(self, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> None:
@@ -51,6 +52,11 @@ class MaskedActivation:
 
     def spread(self, region: Tensor) -> Tensor:
         """Reshape an ``(N, H, W)`` or ``(N, 1, H, W)`` tensor so that it broadcasts to the values."""
+        if "h" in self.dims or "w" in self.dims:
+            letters = [one for one in "NHhWw" if one in self.dims]
+            cut = region.reshape([self.shape[self.dims.index(one)] for one in letters])
+            region = cut.permute([letters.index(one) for one in self.dims if one in letters])
+            return region.reshape([self.shape[i] if one in letters else 1 for i, one in enumerate(self.dims)])
         sizes = iter((region.shape[0], region.shape[-2], region.shape[-1]))
         return region.reshape([next(sizes) if letter in "NHW" else 1 for letter in self.dims])
 
