@@ -52,6 +52,7 @@ NOT_CONVOLUTIONAL = {
 SIZES = set("a b c d e f g h l m s t x xs xl xx xxs xxl xlarge xxlarge large base small medium tiny".split()) | set(
     "nano pico femto atto zepto huge plus kobe short tall wide lrf srf el em es".split()
 )
+TRANSFORMERS = ("maxvit", "swin_transformer", "vision_transformer")  # modules of torchvision
 STEM = re.compile(r"[a-z]+?(?:v\d+|2next|2net|3[a-z]+)|[a-z]+")
 ATTENTION = re.compile("Attention|Attn|Lambda|Halo|NonLocal")
 CHANNEL_ATTENTION = {"SplitAttn", "SelectiveKernelAttn", "ChannelAttn", "SpatialAttn", "LightChannelAttn"}
@@ -138,10 +139,8 @@ def torchvision_rows(wanted: str) -> list[Row]:
         module = builder.__module__.rsplit(".", 1)[-1]
         if wanted not in f"torchvision/{module}/{name}":
             continue
-        with torch.device("meta"):
-            model = _torchvision(name)
-        parameters = sum(one.numel() for one in model.parameters())
-        rows.append(Row("torchvision", module, name, name, parameters, attention=has_attention(model)))
+        parameters = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+        rows.append(Row("torchvision", module, name, name, parameters, attention=module in TRANSFORMERS))
     return rows
 
 

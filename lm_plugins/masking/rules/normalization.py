@@ -67,7 +67,7 @@ def rms_norm(
 
 @register_rule(F.normalize)
 def normalize(
-    input: MaskedActivation, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12
+    input: MaskedActivation, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: None = None
 ) -> MaskedActivation:
     """Divide the channels of every position by their norm: a pointwise function of space."""
     if any(input.dims[one] != "C" for one in ([dim] if isinstance(dim, int) else dim)):

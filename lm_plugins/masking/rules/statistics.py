@@ -35,7 +35,7 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         """Take the variance or standard deviation of the visible positions (0 if there are too few), or of channels."""
         if isinstance(dim, bool):  # torch.var(input, unbiased)
-            dim, unbiased = None, dim
+            unbiased, dim = dim, None
         correction = float(unbiased) if correction is None else correction
         dims, over_space = reduced_dims(function, input, dim)
         region = input.visibility.visible
