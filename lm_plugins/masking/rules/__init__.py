@@ -2,6 +2,7 @@
 
 from lm_plugins.masking.rules import (
     convolution,
+    extrema,
     head,
     layout,
     merge,
@@ -15,6 +16,7 @@ from lm_plugins.masking.rules import (
 
 __all__ = [
     "convolution",
+    "extrema",
     "head",
     "layout",
     "merge",

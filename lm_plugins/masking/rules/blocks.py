@@ -5,8 +5,6 @@ and columns within a block. The regions stay those of the map. Once a view merge
 become one of blocks.
 """
 
-from torch import Tensor
-
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.window import Window
 
@@ -28,10 +26,8 @@ def gathered(input: MaskedActivation, shape: list[int], dims: tuple[str, ...]) -
     block = Window.block((size.get("h", 1), size.get("w", 1)))
     values = input.values
     if not input.visibility.computed.is_full:
-        order = [i for letter in "NCHhWw" for i, one in enumerate(input.dims) if one == letter]
-        moved = values.permute(order)
-        as_map = moved.reshape(size["N"], -1, *input.visibility.computed.size)
-        padded: Tensor = MaskedActivation(as_map, input.visibility, NCHW).padded_for(block).contiguous()
-        back = sorted(range(len(order)), key=order.__getitem__)
-        values = padded.reshape(moved.shape).permute(back)
+        whole, cut, back = input.joined()
+        as_map = whole.values.flatten(1, -3)  # (N, C, H, W)
+        padded = MaskedActivation(as_map, input.visibility, NCHW).padded_for(block)
+        values = padded.reshape(cut).permute(back)
     return MaskedActivation(values.reshape(shape), input.visibility.after_convolution(block), dims)

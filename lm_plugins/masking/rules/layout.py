@@ -96,7 +96,7 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
         count = len(target[first_new:new])
         if "N" in letters and target[first_new : first_new + 1] != [int(input.shape[first_old])]:
             raise UnsupportedOperatorError(f"a view of {input!r} as {tuple(target)} mixes images of the batch")
-        if letters in (["H"], ["W"]) and (count, old - first_old) == (2, 1) and not _is_cut(input, letters[0]):
+        if letters in (["H"], ["W"]) and (count, old - first_old) == (2, 1) and letters[0].lower() not in input.dims:
             dims += [letters[0], letters[0].lower()]  # rows or columns cut into blocks
         elif letters in (["H", "h"], ["W", "w"]) and (count, old - first_old) == (1, 2):
             dims += letters[:1]
@@ -114,10 +114,6 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
     if gathers:
         return gathered(input, target, tuple(dims))
     return _relabelled(input, input.values.reshape(target), dims)
-
-
-def _is_cut(input: MaskedActivation, side: str) -> bool:
-    return side.lower() in input.dims
 
 
 def _features(input: MaskedActivation, shape: list[int]) -> Tensor:
@@ -283,8 +279,7 @@ def pad(input: MaskedActivation, pad: Sequence[int], mode: str = "constant", val
         letter = input.dims[-1 - i]
         if letter in amounts and letter != "C":
             amounts[letter] = (int(pad[2 * i]), int(pad[2 * i + 1]))
-    is_cut = _is_cut(input, "H") or _is_cut(input, "W")
-    if is_cut or any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
+    if input.is_cut or any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} by {tuple(pad)} with mode={mode!r}")
     spatial = (*amounts["W"], *amounts["H"])
     visibility = input.visibility.padded(spatial, mode) if any(spatial) else input.visibility
