@@ -32,7 +32,8 @@ class MaskedActivation:
         values: The activation, a floating-point tensor whose dimensions mean `dims`.
         visibility: The regions it carries.
         dims: One letter a dimension: ``"N"``, ``"H"``, ``"W"`` (in this order, once each) and any number of ``"C"``.
-            Where a view has cut the sides into blocks, ``"h"`` and ``"w"`` count the positions within a block.
+            Where a view has cut the sides into blocks, ``"h"`` and ``"w"`` count the positions within a block; where
+            one has folded the batch into the channels, ``"B"`` stands in place of ``"N"``.
     """
 
     def __init__(self, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> None:
@@ -57,8 +58,11 @@ class MaskedActivation:
             cut = region.reshape([self.shape[self.dims.index(one)] for one in letters])
             region = cut.permute([letters.index(one) for one in self.dims if one in letters])
             return region.reshape([self.shape[i] if one in letters else 1 for i, one in enumerate(self.dims)])
+        if "B" in self.dims:
+            channels = self.shape[self.dims.index("B")] // region.shape[0]
+            region = region.repeat_interleave(channels, 0)
         sizes = iter((region.shape[0], region.shape[-2], region.shape[-1]))
-        return region.reshape([next(sizes) if letter in "NHW" else 1 for letter in self.dims])
+        return region.reshape([next(sizes) if letter in "NBHW" else 1 for letter in self.dims])
 
     @property
     def is_cut(self) -> bool:

@@ -32,7 +32,7 @@ def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any
     dims = [one % input.ndim for one in dims]
     letters = {input.dims[one] for one in dims}
     sides = {one for one in input.dims if one in "HhWw"}
-    if "N" in letters or letters & sides not in (set(), sides):
+    if "N" in letters or "N" not in input.dims or letters & sides not in (set(), sides):
         raise UnsupportedOperatorError(
             f"{function_name(function)} over the dimensions {dims} of {input!r}: reductions are masked over space (H and "
             "W together, channels with them or not) or over channels"

@@ -12,12 +12,13 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.blocks import gathered
+from lm_plugins.masking.rules.folding import folded, unfolded
 
 __all__: list[str] = []
 
 
 def _relabelled(input: MaskedActivation, values: Tensor, dims: Sequence[str]) -> MaskedActivation:
-    if [one for one in dims if one in "NHW"] != ["N", "H", "W"]:
+    if [one for one in dims if one in "NBHW"] not in (["N", "H", "W"], ["B", "H", "W"]):
         raise UnsupportedOperatorError(
             f"a view of {input!r} with dimensions {tuple(dims)}: batch, height and width must stay in this order, each "
             "once"
@@ -68,6 +69,10 @@ def movedim(input: MaskedActivation, source: int | Sequence[int], destination: i
 def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation | Tensor:
     """Give the values a new shape; a view that merges space with channels makes an ordinary tensor of features."""
     target = list(torch.empty(input.shape, device="meta").reshape(list(shape)).shape)
+    for refold in (folded, unfolded):
+        refolded = refold(input, target)
+        if refolded is not None:
+            return refolded
     dims: list[str] = []
     old, new = 0, 0
     leaves = gathers = False
