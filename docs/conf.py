@@ -43,7 +43,8 @@ for function, rule in registered_functions().items():
 # The table of architectures, from what benchmarks/coverage.py measured.
 coverage = json.loads((DOCS / "coverage.json").read_text())
 pages = [", ".join(f"{name} {one}" for name, one in coverage["versions"].items()) + "\n"]
-for suite, title in (("timm", "timm: the smallest model of each family"), ("torchvision", "torchvision: every classifier")):
+titles = {"timm": "timm: the smallest model of each family", "torchvision": "torchvision: every classifier"}
+for suite, title in titles.items():
     for attention in (False, True):
         rows = [row for row in coverage["rows"] if row["suite"] == suite and row["attention"] == attention]
         if not rows:
