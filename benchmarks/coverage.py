@@ -84,9 +84,9 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether every law holds."""
+        """Whether every law holds: deviations are small beside what the masks changed."""
         deviations = (self.pixels, self.hidden, self.batch)
-        small = all(one is not None and one <= TOLERANCE for one in deviations)
+        small = all(one is not None and one <= TOLERANCE * (self.change or 0.0) for one in deviations)
         return not self.missing and self.error is None and self.all_visible == 0 and small and bool(self.nothing)
 
 
@@ -268,17 +268,16 @@ def main() -> None:
     rows = [*timm_rows(arguments.all, arguments.filter), *torchvision_rows(arguments.filter)]
     done = {}
     if arguments.resume and arguments.out and arguments.out.exists():
-        known = [
-            {k: v for k, v in one.items() if k != "holds"} for one in json.loads(arguments.out.read_text())["rows"]
-        ]
-        done = {(row.suite, row.model): row for row in (Row(**one) for one in known) if row.holds}
+        for one in json.loads(arguments.out.read_text())["rows"]:
+            row = Row(**{name: value for name, value in one.items() if name != "holds"})
+            if row.holds:
+                done[row.suite, row.model] = row
     results = []
     for row in tqdm(rows, desc="checking"):
-        if row.parameters > arguments.largest * 1e6:
+        known = done.get((row.suite, row.model))
+        if known is None and row.parameters > arguments.largest * 1e6:
             row.error = f"left out: {row.parameters / 1e6:.0f} million parameters"
-            results.append(row)
-        else:
-            results.append(done.get((row.suite, row.model)) or check(row))
+        results.append(known or (row if row.error else check(row)))
         if arguments.out:
             write(results, arguments.out)
         if not results[-1].holds:
