@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -38,6 +39,31 @@ for function, rule in registered_functions().items():
         for (kind, _, text), names in sorted(by_rule.items())
     )
 )
+
+# The table of architectures, from what benchmarks/coverage.py measured.
+coverage = json.loads((DOCS / "coverage.json").read_text())
+pages = [", ".join(f"{name} {one}" for name, one in coverage["versions"].items()) + "\n"]
+titles = {"timm": "timm: the smallest model of each family", "torchvision": "torchvision: every classifier"}
+for suite, title in titles.items():
+    for attention in (False, True):
+        rows = [row for row in coverage["rows"] if row["suite"] == suite and row["attention"] == attention]
+        if not rows:
+            continue
+        pages += [
+            f"## {title}, {'with' if attention else 'without'} attention\n",
+            f"Every law holds for {sum(row['holds'] for row in rows)} of {len(rows)}.\n",
+            "| module | family | model | million parameters | pixels a side | laws | what is missing |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            missing = ", ".join(f"`{one}`" for one in row["missing"]) or row["error"] or ""
+            size = f"{row['parameters'] / 1e6:.1f} | {row['side'] or ''}"
+            pages.append(
+                f"| {row['module']} | {row['family']} | {row['model']} | {size} | {'hold' if row['holds'] else 'no'} | "
+                f"{missing.replace('|', '/')} |"
+            )
+        pages.append("")
+(DOCS / "generated" / "coverage.md").write_text("\n".join(pages))
 
 # They are committed with their outputs, and run by `make notebooks`.
 nb_execution_mode = "off"

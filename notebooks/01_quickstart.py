@@ -101,5 +101,5 @@ found = lm.coverage(model, x)
 assert found
 print(f"{len(found.supported)} functions, all covered")
 
-broken = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.PixelShuffle(2)).eval()
+broken = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool2d(2, 2)).eval()
 print(lm.coverage(broken, x).advice())

@@ -79,10 +79,10 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
     Example:
         >>> import torch
         >>> import lm_plugins as lm
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.PixelShuffle(2)).eval()
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool2d(2, 2)).eval()
         >>> found = lm.coverage(model, torch.rand(1, 3, 8, 8))
         >>> bool(found), found.missing
-        (False, {'torch.nn.functional.pixel_shuffle': ['1 (PixelShuffle)']})
+        (False, {'torch.nn.functional.lp_pool2d': ['1 (LPPool2d)']})
     """
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}

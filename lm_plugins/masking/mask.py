@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.masking.neighbour_padding import FillPlan
+from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["Mask"]
@@ -171,6 +172,38 @@ class Mask:
             return Mask(positions, inside), masks  # holding the operands keeps their ids theirs
 
         return self._cached(key, make)[0]
+
+    # ---- resizing ----------------------------------------------------------------------------------------------------
+
+    def resized(self, resizing: Resizing, coverage: float | None) -> "Mask":
+        """The positions that are interpolated from the region to at least `coverage`; None: from anything of it.
+
+        Anything also suffices in an image that would lose its last position.
+        """
+
+        def resize(region: Tensor) -> Tensor:
+            return resizing(region[:, None].to(resizing.dtype))[:, 0]
+
+        def make() -> Mask:
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            covered, possible = resize(self.positions), resize(inside)
+            touched = covered > 0
+            positions = touched if coverage is None else touched & (covered >= coverage * possible - 1e-5)
+            is_lost = ~positions.flatten(1).any(1)  # (N,)
+            return Mask(positions | (is_lost[:, None, None] & touched), _none_if_all(possible[0] > 0))
+
+        return self._cached(("resized", resizing, coverage), make)
+
+    def enlarged(self, factor: int) -> "Mask":
+        """The region after every position became a block of `factor` x `factor`."""
+
+        def enlarge(region: Tensor) -> Tensor:
+            return region.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+        return self._cached(
+            ("enlarged", factor),
+            lambda: Mask(enlarge(self.positions), None if self.inside is None else enlarge(self.inside)),
+        )
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["Visibility"]
@@ -85,7 +86,9 @@ class Visibility:
     # ---- merges: fall back to the visible region ---------------------------------------------------------------------
 
     def after_addition(self, others: Sequence["Visibility"]) -> "Visibility":
-        """The regions after an element-wise merge."""
+        """The regions after an element-wise merge; unchanged if all operands are functions of one activation."""
+        if all(other is self for other in others):
+            return self
         return self._merged(others, self.options.addition)
 
     def after_concatenation(self, others: Sequence["Visibility"]) -> "Visibility":
@@ -96,6 +99,19 @@ class Visibility:
         visible = self.visible.merged([other.visible for other in others], how)
         is_image = self.is_image and all(other.is_image for other in others)
         return Visibility(visible, visible, self.options, is_image)
+
+    # ---- resizing --------------------------------------------------------------------------------------------------
+
+    def resized(self, resizing: Resizing) -> "Visibility":
+        """The regions after the map was resized."""
+        coverage = None if self._rule == "any" else self.options.coverage
+        visible = self.visible.resized(resizing, coverage)
+        computed = self.computed.resized(resizing, None) if self.options.computed == "any" else visible
+        return replace(self, visible=visible, computed=computed)
+
+    def enlarged(self, factor: int) -> "Visibility":
+        """The regions after every position became a block of `factor` x `factor`."""
+        return replace(self, visible=self.visible.enlarged(factor), computed=self.computed.enlarged(factor))
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 

@@ -34,6 +34,11 @@ class Window:
         bottom, right = ((output[i] - 1) * stride[i] + spans[i] - size[i] - start[i] for i in range(2))
         return cls(kernel, stride, (start[1], right, start[0], bottom), dilation)
 
+    @classmethod
+    def block(cls, size: Pair) -> "Window":
+        """The window that cuts a map into blocks of `size`."""
+        return cls(size, size, (0, 0, 0, 0), (1, 1))
+
     @property
     def is_identity(self) -> bool:
         """Whether every output position looks at its own position only."""

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lm_plugins.masking import Mask, Window
+from lm_plugins.masking.resizing import Resizing
 from tests.references import windows
 
 
@@ -242,6 +243,8 @@ def test_every_result_is_computed_once():
         lambda: mask.cut(slice(1, None), slice(None)),
         lambda: mask.padded([1, 1, 1, 1], "constant"),
         lambda: mask.fill_plan(0.3, 0.0),
+        lambda: mask.resized(Resizing((4, 4), None, "nearest", None, None, torch.float32), None),
+        lambda: mask.enlarged(2),
     ):
         assert compute() is compute()
 

@@ -213,3 +213,48 @@ def test_nothing_visible_computes_nothing():
         assert isinstance(result, MaskedActivation)
         assert result.is_hidden().all()
         assert isinstance(result.visibility.visible, Mask)
+
+
+# ---- weights of its own for every image --------------------------------------------------------------------------------
+
+
+def conditional(x, weights, pad=(0, 0, 0, 0), stride=1):
+    """A convolution with the weights ``(N, O, I, k, k)``, as models write it for a whole batch at once."""
+    n, c, h, w = x.shape
+    x = F.pad(x.reshape(1, n * c, h, w), pad)
+    out = F.conv2d(x, weights.flatten(0, 1), stride=stride, groups=n * c // weights.shape[2], padding=1)
+    return (out * 2).permute([1, 0, 2, 3]).view(n, weights.shape[1], out.shape[-2], out.shape[-1])
+
+
+@pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("inputs", [4, 2])  # one group an image, or two
+@pytest.mark.parametrize(("pad", "stride"), [((0, 0, 0, 0), 1), ((0, 1, 1, 0), 2)])
+def test_every_image_may_have_weights_of_its_own(options, n, inputs, pad, stride):
+    x, visible = samples.values(n), samples.region(n)
+    weights = samples.values(n * 6, inputs, 3, 3).unflatten(0, (n, 6))
+    result = conditional(samples.activation(x, visible, options), weights, pad, stride)
+    for i in range(n):
+        given = F.pad(samples.activation(x[i : i + 1], visible[i : i + 1], options), pad)
+        expected = F.conv2d(given, weights[i], stride=stride, padding=1, groups=4 // inputs) * 2
+        assert torch.equal(result.visibility.visible.positions[i], expected.visibility.visible.positions[0])
+        hidden = expected.is_hidden()
+        assert torch.equal(result.is_hidden()[i : i + 1], hidden)
+        samples.assert_equal_where_computed(expected, result.values[i : i + 1])
+
+
+def test_folded_images_are_never_mixed():
+    folded = samples.activation().reshape(1, 8, 6, 7)
+    assert folded.dims == ("C", "B", "H", "W")
+    assert torch.equal(folded.is_hidden()[0, 4:], (~samples.region()[1:]).expand(4, -1, -1))
+    for function in (
+        lambda: F.conv2d(folded, samples.values(3, 8, 1, 1), groups=1),
+        lambda: folded.mean((2, 3)),
+        lambda: folded.mean(1),
+        lambda: folded.flatten(1),
+        lambda: F.max_pool2d(folded, 2),
+        lambda: folded[:, 1:],
+        lambda: folded.view(4, 2, 6, 7),
+    ):
+        with pytest.raises(lm.errors.UnsupportedOperatorError):
+            function()

@@ -61,6 +61,9 @@ VIEWS = {
     "None": lambda x: x[:, None, :, ::2],
     "stride": lambda x: x[:, :, ::2, ::3],
     "all": lambda x: x[:],
+    "expand": lambda x: x[:, :1].expand(-1, 3, -1, -1),
+    "expand(size=)": lambda x: x[:, 1:2].expand(size=(2, 3, 6, 7)),
+    "expand_as": lambda x: x[:, :1].expand_as(x),
     "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
     "crop by pad": lambda x: F.pad(x, (-1, 0, -2, 0)),
 }
@@ -88,6 +91,13 @@ def test_stochastic_depth_and_layer_scale_in_channels_last():
     layer = nn.Linear(4, 4).double().requires_grad_(False)
     block = lambda x: scale * layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # noqa: E731
     samples.assert_equal_where_computed(block(samples.activation(x)), block(x))
+
+
+def test_an_ordinary_tensor_expands_as_an_activation():
+    gate, given = samples.values(2, 4, 1, 1), samples.activation()
+    for result in (gate.expand_as(given), torch.Tensor.expand_as(gate, other=given)):
+        assert isinstance(result, torch.Tensor)
+        assert torch.equal(result, gate.expand(2, 4, 6, 7))
 
 
 # ---- the way out -----------------------------------------------------------------------------------------------------
@@ -170,10 +180,12 @@ def test_padding_layers():
         (lambda x: x.permute(0, 1, 3, 2), "must stay in this order"),
         (lambda x: x.transpose(2, 3), "must stay in this order"),
         (lambda x: x.transpose(0, 1).reshape(8, 6, 7), "mixes"),
-        (lambda x: x.reshape(1, 8, 6, 7), "mixes images of the batch"),
+        (lambda x: x.reshape(4, 2, 6, 7), "mixes images of the batch"),
+        (lambda x: x.reshape(1, 8, 42), "mixes images of the batch"),
         (lambda x: x.reshape(-1), "mixes images of the batch"),
         (lambda x: x.reshape(2, 4, 7, 6), "mixes positions and channels"),
-        (lambda x: x.reshape(2, 4, 3, 2, 7), "mixes positions and channels"),
+        (lambda x: x.reshape(2, 4, 3, 14), "mixes positions and channels"),
+        (lambda x: x[:, :, :1].expand(2, 4, 5, 7), "expanding"),
         (lambda x: x.flatten(2), "mixes positions and channels"),
         (lambda x: x.flatten(0, 1), "mixes images of the batch"),
         (lambda x: x.chunk(2, 2), "along channels only"),

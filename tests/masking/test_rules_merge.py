@@ -4,6 +4,7 @@ import operator
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import lm_plugins as lm
 from lm_plugins.masking import MaskedActivation, MaskingOptions, Visibility
@@ -57,10 +58,20 @@ def test_union_completes_each_operand(name, missing):
 
 def test_a_merge_falls_back_to_the_visible_region():
     x, visible, computed = samples.values(), samples.region(density=0.3), samples.region(density=0.3, seed=1)
-    given = samples.activation(x, visible, computed=computed | visible)
-    result = given + given
+    one, other = (samples.activation(x, visible, computed=computed | visible) for _ in range(2))
+    result = one + other
     assert torch.equal(result.visibility.visible.positions, visible)
     assert torch.equal(result.visibility.computed.positions, visible)
+
+
+@pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
+def test_a_function_of_one_activation_is_no_merge(options):
+    # x * sigmoid(x) is F.silu(x), however it is spelled.
+    x, visible = samples.values(), samples.region(density=0.3)
+    computed = visible | samples.region(seed=1, density=0.3)
+    for spelled in (lambda x: x * torch.sigmoid(x), lambda x: x.clone().mul_(x.sigmoid())):
+        result = spelled(samples.activation(x, visible, options, computed))
+        samples.assert_same_activation(result, F.silu(samples.activation(x, visible, options, computed)))
 
 
 def test_an_image_of_which_nothing_is_visible_merges_to_nothing():
@@ -161,8 +172,19 @@ def test_in_place_with_a_number_changes_the_activation_itself():
 def test_what_would_enlarge_the_activation_is_refused():
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
         samples.activation() + torch.ones(3, 2, 4, 6, 7)
+    for plain in (torch.ones(3, 4, 6, 7), torch.ones(1, 2, 1, 1)):
+        with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
+            samples.activation() * plain
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
-        samples.activation(samples.values(1, 1)) * torch.ones(1, 4, 1, 1)
+        samples.activation(samples.values(1, 4, 1, 1)) * torch.ones(1, 1, 6, 7)
+
+
+def test_a_map_of_one_channel_scales_channels():
+    x, plain = samples.values(2, 1), samples.values(2, 4, 1, 1, seed=1)
+    given = samples.activation(x)
+    for result in (plain * given, given * plain):
+        assert result.shape == (2, 4, 6, 7)
+        samples.assert_equal_where_computed(result, x * plain)
 
 
 def test_writing_into_an_ordinary_tensor_is_refused():
@@ -241,3 +263,44 @@ def test_a_carried_region_is_shared_not_copied():
     assert isinstance(given.visibility, Visibility)
     assert isinstance(given * 2, MaskedActivation)
     assert (given * 2).visibility is given.visibility
+
+
+# ---- products and stacks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [torch.addcmul, torch.addcdiv])
+@pytest.mark.parametrize("masked", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
+def test_adding_a_product(function, masked):
+    plain = [samples.values(seed=seed) for seed in range(3)]
+    regions = [samples.region(seed=seed) for seed in range(3)]
+    given = [samples.activation(plain[i], regions[i]) if i in masked else plain[i] for i in range(3)]
+    visible = torch.stack([regions[i] for i in masked]).all(0)
+    for result in (function(*given, value=2), function(given[0], tensor1=given[1], tensor2=given[2], value=2)):
+        assert torch.equal(result.visibility.visible.positions, visible)
+        samples.assert_equal_where_computed(result, function(*plain, value=2))
+
+
+def test_adding_a_product_in_place():
+    given, scale = samples.activation(), samples.values(1, 4, 1, 1)
+    assert given.addcmul_(scale, scale) is given
+    samples.assert_equal_where_computed(given, samples.values() + scale**2)
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="into an ordinary tensor"):
+        samples.values().addcmul_(given, scale)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4, -1, -4])
+def test_stack(dim):
+    one, other, x, y, known, other_known = pair()
+    result = torch.stack([one, other], dim=dim)
+    assert result.shape == torch.stack([x, y], dim).shape
+    assert torch.equal(result.visibility.visible.positions, known | other_known)
+    expected = torch.stack([completed(x, known, samples.DEFAULT), completed(y, other_known, samples.DEFAULT)], dim)
+    samples.assert_equal_where_computed(result, expected, rtol=1e-5, atol=1e-5)
+    # A sum over the new dimension is that of the concatenation.
+    joined = torch.cat((one, other), 1).unflatten(1, (2, 4)).sum(1)
+    samples.assert_same_activation(torch.stack(tensors=(one, other), dim=1).sum(1), joined)
+
+
+def test_stacking_images_is_refused():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="behind the batch"):
+        torch.stack([samples.activation(), samples.activation()])

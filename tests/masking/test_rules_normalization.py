@@ -113,6 +113,28 @@ def test_statistics_of_the_batch_are_refused():
         nn.BatchNorm2d(4).double().train()(given)
 
 
+CHANNEL_NORMS = {
+    "F.rms_norm": lambda x: torch.nn.functional.rms_norm(x.permute(0, 2, 3, 1), (4,), eps=1e-6),
+    "nn.RMSNorm": lambda x: nn.RMSNorm(4).to(x.dtype)(x.permute(0, 2, 3, 1)),
+    "F.normalize": lambda x: F.normalize(x),
+    "F.normalize(p=1)": lambda x: F.normalize(x.permute(0, 2, 3, 1), p=1, dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", CHANNEL_NORMS)
+def test_norms_of_channels_are_pointwise(name):
+    x = samples.values()
+    samples.assert_equal_where_computed(CHANNEL_NORMS[name](samples.activation(x)), CHANNEL_NORMS[name](x))
+    x = x.float()
+    assert torch.equal(CHANNEL_NORMS[name](samples.full(x)).values, CHANNEL_NORMS[name](x))
+
+
+@pytest.mark.parametrize("norm", [lambda x: F.rms_norm(x, (7,)), lambda x: F.normalize(x, dim=(2, 3))])
+def test_norms_of_positions_are_refused(norm):
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match=r"hidden positions shift|along channels only"):
+        norm(samples.activation())
+
+
 def test_layer_norm_over_positions_is_refused():
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="hidden positions shift visible ones"):
         nn.LayerNorm([4, 6, 7]).double()(samples.activation())

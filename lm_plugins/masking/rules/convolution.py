@@ -6,6 +6,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.registry import register_rule
+from lm_plugins.masking.rules.folding import FOLDED
 from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["pair"]
@@ -29,7 +30,7 @@ def conv2d(
     groups: int = 1,
 ) -> MaskedActivation:
     """Pad the known region from its neighbours as far as outputs that count can see, then convolve."""
-    if not isinstance(input, MaskedActivation) or input.dims != NCHW:
+    if not isinstance(input, MaskedActivation) or input.dims not in (NCHW, FOLDED):
         raise UnsupportedOperatorError(
             "torch.nn.functional.conv2d is masked for an image-like input (N, C, H, W) and ordinary weights only"
         )
@@ -39,8 +40,18 @@ def conv2d(
     start, total = zip(*(_padding(padding, axis, kernel, dilations) for axis in range(2)), strict=True)
     output = [(size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)]
     window = Window.between(kernel, strides, (start[0], start[1]), dilations, size, (output[0], output[1]))
-    values = F.conv2d(input.padded_for(window), weight, bias, stride, padding, dilation, groups)
-    return MaskedActivation(values, input.visibility.after_convolution(window))
+    if input.dims == FOLDED:
+        n = input.visibility.computed.positions.shape[0]
+        if groups % n:
+            raise UnsupportedOperatorError(
+                f"torch.nn.functional.conv2d with groups={groups} would mix the {n} images that are folded into the channels"
+            )
+        images = MaskedActivation(input.values.reshape(n, -1, *size), input.visibility)
+        padded = images.padded_for(window).reshape(input.shape)
+    else:
+        padded = input.padded_for(window)
+    values = F.conv2d(padded, weight, bias, stride, padding, dilation, groups)
+    return MaskedActivation(values, input.visibility.after_convolution(window), input.dims)
 
 
 def _padding(padding: int | str | tuple[int, int], axis: int, kernel: Pair, dilation: Pair) -> Pair:

@@ -12,7 +12,7 @@ from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
 
-__all__: list[str] = []
+__all__ = ["per_image", "reduced_dims"]
 
 
 @register_rule(F.linear)
@@ -26,12 +26,13 @@ def linear(input: MaskedActivation, weight: Tensor, bias: Tensor | None = None) 
     return input.like(F.linear(input.values, weight, bias))
 
 
-def _reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:
+def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:
     """The dimensions to reduce, and whether they are the whole of space (True) or channels only (False)."""
     dims = list(range(input.ndim)) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
     dims = [one % input.ndim for one in dims]
     letters = {input.dims[one] for one in dims}
-    if "N" in letters or len(letters & {"H", "W"}) == 1:
+    sides = {one for one in input.dims if one in "HhWw"}
+    if "N" in letters or "N" not in input.dims or letters & sides not in (set(), sides):
         raise UnsupportedOperatorError(
             f"{function_name(function)} over the dimensions {dims} of {input!r}: reductions are masked over space (H and "
             "W together, channels with them or not) or over channels"
@@ -39,12 +40,17 @@ def _reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: An
     return dims, "H" in letters
 
 
+def per_image(region: Tensor, like: Tensor) -> Tensor:
+    """Reshape one number for each image so that it broadcasts to `like`."""
+    return region.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
     def rule(
         input: MaskedActivation, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
     ) -> MaskedActivation | Tensor:
         """Reduce the visible positions of a map to an ordinary tensor, or channels to fewer."""
-        dims, over_space = _reduced_dims(function, input, dim)
+        dims, over_space = reduced_dims(function, input, dim)
         if not over_space:
             letters = tuple(one for i, one in enumerate(input.dims) if keepdim or i not in dims)
             values = function(input.values, dims if len(dims) > 1 else dims[0], keepdim=keepdim, **kwargs)
@@ -61,12 +67,11 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
             result = function(input.with_hidden(hidden_value, region), dims, keepdim=keepdim, **kwargs)
         if region.is_full:
             return result
-        per_image = (-1, *[1] * (result.ndim - 1))
         if hidden_value:  # an extremum of nothing is 0, not infinity
-            return result.masked_fill(region.any_in_adaptive((1, 1)).hidden.reshape(per_image), 0.0)
+            return result.masked_fill(per_image(region.any_in_adaptive((1, 1)).hidden, result), 0.0)
         if function.__name__ == "mean" and input.visibility.options.global_average == "visible":
             correction = region.mean_correction_adaptive((1, 1), precision(result))
-            return (result * correction.reshape(per_image)).to(result.dtype)
+            return (result * per_image(correction, result)).to(result.dtype)
         return result
 
     return rule

@@ -11,12 +11,14 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.registry import function_name, register_rule, spellings
+from lm_plugins.masking.rules.blocks import gathered
+from lm_plugins.masking.rules.folding import folded, unfolded
 
 __all__: list[str] = []
 
 
 def _relabelled(input: MaskedActivation, values: Tensor, dims: Sequence[str]) -> MaskedActivation:
-    if [one for one in dims if one != "C"] != ["N", "H", "W"]:
+    if [one for one in dims if one in "NBHW"] not in (["N", "H", "W"], ["B", "H", "W"]):
         raise UnsupportedOperatorError(
             f"a view of {input!r} with dimensions {tuple(dims)}: batch, height and width must stay in this order, each "
             "once"
@@ -67,9 +69,13 @@ def movedim(input: MaskedActivation, source: int | Sequence[int], destination: i
 def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation | Tensor:
     """Give the values a new shape; a view that merges space with channels makes an ordinary tensor of features."""
     target = list(torch.empty(input.shape, device="meta").reshape(list(shape)).shape)
+    for refold in (folded, unfolded):
+        refolded = refold(input, target)
+        if refolded is not None:
+            return refolded
     dims: list[str] = []
     old, new = 0, 0
-    leaves = False
+    leaves = gathers = False
     while old < input.ndim or new < len(target):
         have = int(input.shape[old]) if old < input.ndim else None
         want = target[new] if new < len(target) else None
@@ -95,7 +101,14 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
         count = len(target[first_new:new])
         if "N" in letters and target[first_new : first_new + 1] != [int(input.shape[first_old])]:
             raise UnsupportedOperatorError(f"a view of {input!r} as {tuple(target)} mixes images of the batch")
-        if letters and (count, old - first_old) != (1, 1):
+        if letters in (["H"], ["W"]) and (count, old - first_old) == (2, 1) and letters[0].lower() not in input.dims:
+            dims += [letters[0], letters[0].lower()]  # rows or columns cut into blocks
+        elif letters in (["H", "h"], ["W", "w"]) and (count, old - first_old) == (1, 2):
+            dims += letters[:1]
+        elif letters and set(letters) == {one for one in input.dims if one in "hw"}:
+            gathers = True
+            dims += ["C"] * count
+        elif letters and (count, old - first_old) != (1, 1):
             # Dimensions of size one can stand anywhere: what matters is where the batch and the map's sides went.
             leaves = leaves or letters != ["N"]
             dims += ["N"] + ["C"] * (count - 1) if letters == ["N"] else ["C"] * count
@@ -103,6 +116,8 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
             dims += letters or ["C"] * count
     if leaves:
         return _features(input, target)
+    if gathers:
+        return gathered(input, target, tuple(dims))
     return _relabelled(input, input.values.reshape(target), dims)
 
 
@@ -171,6 +186,22 @@ def channel_shuffle(input: MaskedActivation, groups: int) -> MaskedActivation:
     return input.like(F.channel_shuffle(input.values, groups))
 
 
+@register_rule(*spellings("expand"))
+def expand(input: MaskedActivation, *sizes: Any, size: Sequence[int] = ()) -> MaskedActivation:
+    """Repeat channel dimensions of one."""
+    values = input.values.expand(_sizes(sizes or (size,)))
+    dims = ("C",) * (values.ndim - input.ndim) + input.dims
+    if any(dims[i] != "C" and values.shape[i] != input.values.shape[i - values.ndim] for i in range(values.ndim)):
+        raise UnsupportedOperatorError(f"expanding {input!r} to {tuple(values.shape)}: it is masked for channels only")
+    return _relabelled(input, values, dims)
+
+
+@register_rule(*spellings("expand_as"))
+def expand_as(input: MaskedActivation | Tensor, other: MaskedActivation | Tensor) -> MaskedActivation | Tensor:
+    """Repeat dimensions of one up to the shape of another, which lends nothing else."""
+    return expand(input, other.shape) if isinstance(input, MaskedActivation) else input.expand(other.shape)
+
+
 # ---- cutting ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +256,7 @@ def getitem(input: MaskedActivation, index: Any) -> MaskedActivation:
             dims.append(letter)
             if letter in cuts:
                 cuts[letter] = one
-            if letter != "N" or one == slice(None):
+            if letter in "CHW" or one == slice(None):
                 continue
         elif isinstance(one, int) and letter == "C":
             continue
@@ -251,9 +282,9 @@ def pad(input: MaskedActivation, pad: Sequence[int], mode: str = "constant", val
     amounts = {"N": (0, 0), "C": (0, 0), "H": (0, 0), "W": (0, 0)}
     for i in range(len(pad) // 2):
         letter = input.dims[-1 - i]
-        if letter != "C":
+        if letter in amounts and letter != "C":
             amounts[letter] = (int(pad[2 * i]), int(pad[2 * i + 1]))
-    if any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
+    if input.is_cut or any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} by {tuple(pad)} with mode={mode!r}")
     spatial = (*amounts["W"], *amounts["H"])
     visibility = input.visibility.padded(spatial, mode) if any(spatial) else input.visibility

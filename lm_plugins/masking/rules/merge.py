@@ -1,4 +1,4 @@
-"""Merges: two activations added, multiplied, compared or concatenated."""
+"""Merges: activations added, multiplied, compared, concatenated or stacked."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,47 +23,55 @@ _POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, other: Any, **kwargs: Any) -> MaskedActivation:
         """Merge two activations where both (or either) are visible; a number or an ordinary tensor changes values only."""
-        if isinstance(input, MaskedActivation) and isinstance(other, MaskedActivation):
-            return _merge_two(function, input, other, kwargs)
-        carrier = input if isinstance(input, MaskedActivation) else other
-        plain = other if carrier is input else input
-        if isinstance(plain, Tensor):
-            _check_broadcast(function, carrier, plain)
-        if carrier is not input and is_in_place(function):
-            raise UnsupportedOperatorError(
-                f"{function_name(function)} would write an activation of which a part is hidden into an ordinary tensor"
-            )
-        return carrier.like(
-            function(carrier.values, plain, **kwargs) if carrier is input else function(plain, carrier.values, **kwargs)
-        )
+        return _merged(function, (input, other), kwargs)
 
     return rule
 
 
+def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> MaskedActivation:
+    carriers = [one for one in operands if isinstance(one, MaskedActivation)]
+    first = carriers[0]
+    for one in operands:
+        if isinstance(one, Tensor):
+            _check_broadcast(function, first, one)
+    if operands[0] is not first and is_in_place(function):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} would write an activation of which a part is hidden into an ordinary tensor"
+        )
+    if len(carriers) == 1:
+        return first.like(function(*(first.values if one is first else one for one in operands), **kwargs))
+    for one in carriers:
+        if one.dims != first.dims or any(one.shape[i] != first.shape[i] for i in _positions(first)):
+            raise UnsupportedOperatorError(
+                f"{function_name(function)} of two activations needs the same dimensions and positions; got {first!r} and "
+                f"{one!r}"
+            )
+    visibility = first.visibility.after_addition([one.visibility for one in carriers[1:]])
+    region = visibility.computed
+    values = function(
+        *(one.completed_to(region) if isinstance(one, MaskedActivation) else one for one in operands), **kwargs
+    )
+    if not is_in_place(function):
+        return MaskedActivation(values, visibility, first.dims)
+    first.values, first.visibility = values, visibility
+    return first
+
+
+def _positions(carrier: MaskedActivation) -> list[int]:
+    """The indices of the dimensions that are no channels."""
+    return [i for i, letter in enumerate(carrier.dims) if letter != "C"]
+
+
 def _check_broadcast(function: Callable[..., Any], carrier: MaskedActivation, plain: Tensor) -> None:
-    broadcasts = all(size in (1, have) for size, have in zip(plain.shape[::-1], carrier.shape[::-1], strict=False))
-    if plain.ndim > carrier.ndim or not broadcasts:
+    fits = plain.ndim <= carrier.ndim and all(
+        size in (1, have) or (have == 1 and letter == "C")
+        for size, have, letter in zip(plain.shape[::-1], carrier.shape[::-1], carrier.dims[::-1], strict=False)
+    )
+    if not fits:
         raise UnsupportedOperatorError(
             f"{function_name(function)} of an activation {tuple(carrier.shape)} and a tensor {tuple(plain.shape)} would "
             "enlarge the activation"
         )
-
-
-def _merge_two(
-    function: Callable[..., Any], input: MaskedActivation, other: MaskedActivation, kwargs: dict[str, Any]
-) -> MaskedActivation:
-    sizes = [(one.dims, *(one.shape[one.dim_of(letter)] for letter in "NHW")) for one in (input, other)]
-    if sizes[0] != sizes[1]:
-        raise UnsupportedOperatorError(
-            f"{function_name(function)} of two activations needs the same dimensions and positions; got {input!r} and "
-            f"{other!r}"
-        )
-    visibility = input.visibility.after_addition([other.visibility])
-    values = function(input.completed_to(visibility.visible), other.completed_to(visibility.visible), **kwargs)
-    if not is_in_place(function):
-        return MaskedActivation(values, visibility, input.dims)
-    input.values, input.visibility = values, visibility
-    return input
 
 
 def _power(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +92,18 @@ for _function in spellings(*_POWERS):
     register_rule(_function)(_power(_function))
 
 
+def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, tensor1: Any, tensor2: Any, **kwargs: Any) -> MaskedActivation:
+        """Add a product or a quotient: a merge of all activations among the three."""
+        return _merged(function, (input, tensor1, tensor2), kwargs)
+
+    return rule
+
+
+for _function in spellings("addcmul", "addcdiv"):
+    register_rule(_function)(_with_product(_function))
+
+
 @register_rule(*spellings("cat", "concat", "concatenate"))
 def cat(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedActivation:
     """Concatenate channels; the option `concatenation` says what is visible, `missing` what fills the rest."""
@@ -94,7 +114,28 @@ def cat(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedAct
             f"torch.cat is masked along channels of activations with the same dimensions only; got dim={dim} of "
             f"{[one.dims for one in carriers]}"
         )
-    visibility = first.visibility.after_concatenation([one.visibility for one in carriers[1:]])
+    return _joined(lambda values: torch.cat(values, dim), tensors, first.dims)
+
+
+@register_rule(*spellings("stack"))
+def stack(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedActivation:
+    """Stack along a new channel dimension: what is visible as for a concatenation."""
+    carriers = [one for one in tensors if isinstance(one, MaskedActivation)]
+    dims = list(carriers[0].dims)
+    if any(one.dims != carriers[0].dims for one in carriers) or dim % (len(dims) + 1) == 0:
+        raise UnsupportedOperatorError(
+            f"torch.stack is masked behind the batch, for activations with the same dimensions only; got dim={dim} of "
+            f"{[one.dims for one in carriers]}"
+        )
+    dims.insert(dim % (len(dims) + 1), "C")
+    return _joined(lambda values: torch.stack(values, dim), tensors, tuple(dims))
+
+
+def _joined(
+    join: Callable[[list[Tensor]], Tensor], tensors: Sequence[MaskedActivation | Tensor], dims: tuple[str, ...]
+) -> MaskedActivation:
+    first, *others = (one.visibility for one in tensors if isinstance(one, MaskedActivation))
+    visibility = first.after_concatenation(others)
     # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.
     values = [one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors]
-    return MaskedActivation(torch.cat(values, dim), visibility, first.dims)
+    return MaskedActivation(join(values), visibility, dims)

@@ -52,6 +52,31 @@ def layer_norm(
     return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps))
 
 
+@register_rule(F.rms_norm)
+def rms_norm(
+    input: MaskedActivation, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> MaskedActivation:
+    """Normalize the channels of every position by their root mean square: a pointwise function of space."""
+    if any(letter != "C" for letter in input.dims[-len(normalized_shape) :]):
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.rms_norm over positions (dimensions {input.dims}, normalized_shape="
+            f"{tuple(normalized_shape)}) would let hidden positions shift visible ones"
+        )
+    return input.like(F.rms_norm(input.values, normalized_shape, weight, eps))
+
+
+@register_rule(F.normalize)
+def normalize(
+    input: MaskedActivation, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: None = None
+) -> MaskedActivation:
+    """Divide the channels of every position by their norm: a pointwise function of space."""
+    if any(input.dims[one] != "C" for one in ([dim] if isinstance(dim, int) else dim)):
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.normalize along dim={dim} of {input!r}: it is masked along channels only"
+        )
+    return input.like(F.normalize(input.values, p, dim, eps))  # type: ignore[arg-type]
+
+
 @register_rule(F.group_norm)
 def group_norm(
     input: MaskedActivation,

@@ -1,0 +1,76 @@
+"""Resizing: maps interpolated, positions gathered into channels and channels spread over positions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.registry import register_rule, spellings
+from lm_plugins.masking.resizing import Resizing
+from lm_plugins.masking.rules.pooling import adaptive_avg_pool2d, precision
+from lm_plugins.masking.window import Window
+
+__all__: list[str] = []
+
+# What an output of bilinear interpolation can see around a position that it uses.
+_BILINEAR = Window((2, 2), (1, 1), (0, 0, 0, 0), (1, 1))
+
+
+def _check(name: str, input: MaskedActivation) -> None:
+    if input.dims != NCHW:
+        raise UnsupportedOperatorError(f"torch.nn.functional.{name} is masked for (N, C, H, W) only")
+
+
+def _both(value: Any) -> Any:
+    """Both of two numbers, from torch's number or pair; None stays."""
+    return value if value is None else tuple(value) if isinstance(value, Sequence) else (value, value)
+
+
+@register_rule(F.interpolate)
+def interpolate(
+    input: MaskedActivation,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> MaskedActivation | Tensor:
+    """Resize: the region is interpolated alike; bilinear interpolation pads it from its neighbours first."""
+    _check("interpolate", input)
+    if mode == "area":
+        shape = F.interpolate(
+            torch.empty(input.shape, device="meta"), size, scale_factor, mode, align_corners, recompute_scale_factor
+        ).shape
+        result: MaskedActivation | Tensor = adaptive_avg_pool2d(input, tuple(shape[2:]))
+        return result
+    if mode not in ("nearest", "nearest-exact", "bilinear") or antialias:
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.interpolate is masked with mode 'nearest', 'nearest-exact', 'bilinear' or 'area', without "
+            f"antialias; got mode={mode!r}, antialias={antialias}"
+        )
+    resizing = Resizing(
+        _both(size), _both(scale_factor), mode, align_corners, recompute_scale_factor, precision(input.values)
+    )
+    values = input.padded_for(_BILINEAR) if mode == "bilinear" else input.values
+    return MaskedActivation(resizing(values), input.visibility.resized(resizing))
+
+
+@register_rule(*spellings("pixel_shuffle"))
+def pixel_shuffle(input: MaskedActivation, upscale_factor: int) -> MaskedActivation:
+    """Spread channels over a block of positions, each as visible as the one that it comes from."""
+    _check("pixel_shuffle", input)
+    return MaskedActivation(F.pixel_shuffle(input.values, upscale_factor), input.visibility.enlarged(upscale_factor))
+
+
+@register_rule(*spellings("pixel_unshuffle"))
+def pixel_unshuffle(input: MaskedActivation, downscale_factor: int) -> MaskedActivation:
+    """Gather blocks of positions into channels: a convolution whose stride is its kernel, and padded like one."""
+    _check("pixel_unshuffle", input)
+    block = Window.block((downscale_factor, downscale_factor))
+    values = F.pixel_unshuffle(input.padded_for(block), downscale_factor)
+    return MaskedActivation(values, input.visibility.after_convolution(block))
