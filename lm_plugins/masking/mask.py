@@ -14,6 +14,8 @@ __all__ = ["Mask"]
 
 T = TypeVar("T")
 
+_Origin = tuple["Mask", slice, slice]
+
 
 class Mask:
     """A region at one resolution. Immutable; every result is cached, so that layers of one geometry share it.
@@ -26,9 +28,10 @@ class Mask:
         inside: Bool ``(H, W)``, or None if every position belongs to the image.
     """
 
-    def __init__(self, positions: Tensor, inside: Tensor | None = None) -> None:
+    def __init__(self, positions: Tensor, inside: Tensor | None = None, origin: "_Origin | None" = None) -> None:
         self.positions = positions
         self.inside = inside
+        self._origin = origin  # of a cut that leaves out rows or columns in between
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -91,6 +94,26 @@ class Mask:
             return Mask(positions | (is_lost[:, None, None] & any_in.positions), any_in.inside)
 
         return self._cached(("resampled", window, coverage), make)
+
+    def covered(self, window: Window, share: float) -> "Mask":
+        """The positions of whose window the region covers at least `share`, every position of it counting alike.
+
+        Below a share of 1, anything in the window suffices in an image that would lose its last position.
+        """
+        if window.is_identity:
+            return self
+
+        def make() -> Mask:
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            possible = _count_in(inside, window, torch.float32)[:, 0]
+            count = _count_in(self.positions, window, torch.float32)[:, 0]
+            positions = (count >= share * possible - 1e-3) & (count > 0)
+            if share < 1:
+                is_lost = ~positions.flatten(1).any(1)  # (N,)
+                positions |= is_lost[:, None, None] & (count > 0)
+            return Mask(positions, self._inside_after(window))
+
+        return self._cached(("covered", window, share), make)
 
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
@@ -167,13 +190,37 @@ class Mask:
     def cut(self, rows: slice, columns: slice) -> "Mask":
         """The region of a slice of the map."""
         key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
-        return self._cached(
-            key,
-            lambda: Mask(
-                self.positions[:, rows, columns],
-                None if self.inside is None else _none_if_all(self.inside[rows, columns]),
-            ),
+        is_sparse = (rows.step or 1, columns.step or 1) != (1, 1)
+
+        def make() -> Mask:
+            inside = None if self.inside is None else _none_if_all(self.inside[rows, columns])
+            origin = (self, rows, columns) if is_sparse and self._origin is None else None
+            return Mask(self.positions[:, rows, columns], inside, origin)
+
+        return self._cached(key, make)
+
+    # ---- positions as tokens -------------------------------------------------------------------------------------------
+
+    def numbered(self) -> tuple["Mask", Tensor]:
+        """The region that numbers the positions, and int64 ``(N, H, W)``: their numbers in it.
+
+        That is the region itself, or the one that a sparse cut was taken of, so that several cuts can be put together.
+        """
+        if self._origin is not None:
+            whole, rows, columns = self._origin
+            return whole, whole.numbered()[1][:, rows, columns]
+        return self, self._cached(
+            "numbers", lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions)
         )
+
+    def is_cut_of_same(self, other: "Mask") -> bool:
+        """Whether both are different sparse cuts of one region."""
+        mine, theirs = self._origin, other._origin
+        return mine is not None and theirs is not None and mine[0] is theirs[0] and self is not other
+
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Something made from this region, made once."""
+        return self._cached(key, make)
 
     def padded(self, padding: Sequence[int], mode: str) -> "Mask":
         """The region after `torch.nn.functional.pad` of the map with (left, right, top, bottom).

@@ -18,6 +18,7 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
@@ -237,6 +238,8 @@ def _ordinary(output: Any) -> Any:
     """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
+    if isinstance(output, MaskedTokens):
+        return output.whole().with_hidden(0.0)
     if isinstance(output, dict):
         items = {key: _ordinary(value) for key, value in output.items()}
         try:

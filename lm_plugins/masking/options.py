@@ -23,6 +23,11 @@ class MaskingOptions:
             sparse convolution.
         coverage: The share that suffices, above 0, up to 1.
         stem: The same for the first convolution, which reads pixels: ``"any"`` (published), or ``"coverage"``.
+        patches: The same where the first convolution cuts the image into patches that do not overlap (ViT, Swin,
+            ConvNeXt): the patch is visible, as a token, if ``"any"`` of its pixels is, if at least the share `coverage`
+            is, or if ``"all"`` are. Hidden pixels of a visible patch are padded from their neighbours.
+        tokens: How a transformer leaves out hidden tokens, with equal results: ``"mask"`` (no key of any attention) or
+            ``"drop"`` (not computed at all, where the layout allows; faster the more is hidden).
         computed: What a convolution takes as known. ``"visible"``: only visible positions (published). ``"any"``:
             also those that an earlier convolution of the same block computed; merges and pooling fall back to
             the visible region.
@@ -64,6 +69,8 @@ class MaskingOptions:
     visible: Literal["any", "coverage"] = "coverage"
     coverage: float = 0.3
     stem: Literal["any", "coverage"] = "any"
+    patches: Literal["any", "coverage", "all"] = "coverage"
+    tokens: Literal["mask", "drop"] = "mask"
     computed: Literal["visible", "any"] = "any"
     addition: Literal["intersection", "union"] = "intersection"
     concatenation: Literal["union", "intersection", "majority"] = "union"

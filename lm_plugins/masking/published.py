@@ -12,6 +12,7 @@ __all__ = ["published"]
 _COMMON = MaskingOptions(
     visible="any",
     stem="any",
+    patches="any",
     computed="visible",
     addition="intersection",
     concatenation="union",

@@ -42,6 +42,8 @@ class Visibility:
         return self.options.stem if self.is_image else self.options.visible
 
     def _seen_through(self, window: Window) -> Mask:
+        if self.is_image and window.is_patch and self.options.patches != "any":
+            return self.visible.covered(window, 1.0 if self.options.patches == "all" else self.options.coverage)
         if self._rule == "any":
             return self.visible.any_in(window)
         return self.visible.resampled(window, self.options.coverage)

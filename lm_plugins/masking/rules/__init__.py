@@ -1,5 +1,23 @@
-"""The rules of torch's functions, one file per behaviour. Importing this package fills the table."""
+"""The rules of torch's functions, one file per behaviour. Importing this package fills the table.
+
+Those for maps come first; the ones named after tokens, and attention, act on `lm_plugins.masking.MaskedTokens`.
+"""
 
 from lm_plugins.masking.rules import convolution, head, layout, merge, normalization, pointwise, pooling, queries
+from lm_plugins.masking.rules import attention, token_channels, token_layout, token_merge, token_pooling
 
-__all__ = ["convolution", "head", "layout", "merge", "normalization", "pointwise", "pooling", "queries"]
+__all__ = [
+    "attention",
+    "convolution",
+    "head",
+    "layout",
+    "merge",
+    "normalization",
+    "pointwise",
+    "pooling",
+    "queries",
+    "token_channels",
+    "token_layout",
+    "token_merge",
+    "token_pooling",
+]
