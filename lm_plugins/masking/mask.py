@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.window import Pair, Window
 
@@ -14,7 +15,8 @@ __all__ = ["Mask"]
 
 T = TypeVar("T")
 
-_Origin = tuple["Mask", slice, slice]
+#: Another region, and which of its positions these are: int64 ``(N, H, W)``.
+_Origin = tuple["Mask", Tensor]
 
 
 class Mask:
@@ -26,12 +28,14 @@ class Mask:
     Args:
         positions: Bool ``(N, H, W)``, True = in the region. Nothing outside of `inside` is True.
         inside: Bool ``(H, W)``, or None if every position belongs to the image.
+        origin: Where the positions were taken from, if from another region: rows or columns left out, windows that
+            became images, images repeated. So they can be put back.
     """
 
     def __init__(self, positions: Tensor, inside: Tensor | None = None, origin: "_Origin | None" = None) -> None:
         self.positions = positions
         self.inside = inside
-        self._origin = origin  # of a cut that leaves out rows or columns in between
+        self._origin = origin
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -70,7 +74,11 @@ class Mask:
         """The positions in whose window something of the region lies."""
         if window.is_identity:
             return self
-        return self._cached(("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window)))
+
+        def make() -> Mask:
+            return Mask(_any_in(self.positions, window), self._inside_after(window))
+
+        return self._cached(("any", window), lambda: self._after(lambda whole: whole.any_in(window), make))
 
     def resampled(self, window: Window, coverage: float) -> "Mask":
         """The positions whose own part of the map is covered by the region to at least `coverage`, through `window`.
@@ -93,7 +101,8 @@ class Mask:
             is_lost = ~positions.flatten(1).any(1)  # (N,)
             return Mask(positions | (is_lost[:, None, None] & any_in.positions), any_in.inside)
 
-        return self._cached(("resampled", window, coverage), make)
+        key = ("resampled", window, coverage)
+        return self._cached(key, lambda: self._after(lambda whole: whole.resampled(window, coverage), make))
 
     def covered(self, window: Window, share: float) -> "Mask":
         """The positions of whose window the region covers at least `share`, every position of it counting alike.
@@ -194,7 +203,8 @@ class Mask:
 
         def make() -> Mask:
             inside = None if self.inside is None else _none_if_all(self.inside[rows, columns])
-            origin = (self, rows, columns) if is_sparse and self._origin is None else None
+            whole, numbers = self.numbered()
+            origin = (whole, numbers[:, rows, columns]) if is_sparse else None
             return Mask(self.positions[:, rows, columns], inside, origin)
 
         return self._cached(key, make)
@@ -204,19 +214,54 @@ class Mask:
     def numbered(self) -> tuple["Mask", Tensor]:
         """The region that numbers the positions, and int64 ``(N, H, W)``: their numbers in it.
 
-        That is the region itself, or the one that a sparse cut was taken of, so that several cuts can be put together.
+        That is the region itself, or its origin.
         """
         if self._origin is not None:
-            whole, rows, columns = self._origin
-            return whole, whole.numbered()[1][:, rows, columns]
+            return self._origin
         return self, self._cached(
             "numbers", lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions)
         )
 
+    def taken(self, numbers: Tensor) -> "Mask":
+        """The region of a map made of the positions with these numbers, int64 ``(N', H', W')``. The same for the same."""
+        earlier: list[Mask] = self._cached("taken", list)
+        for one in earlier:
+            if torch.equal(one.numbered()[1], numbers):
+                return one
+        inside = self.inside
+        if inside is not None:  # one for all images of the new map
+            every = inside.expand_as(self.positions).flatten()[numbers]
+            inside = _none_if_all(every[0])
+            if bool((every != every[:1]).any()):
+                raise UnsupportedOperatorError("windows of a padded map that became images have different insides")
+        earlier.append(Mask(self.positions.flatten()[numbers], inside, (self, numbers)))
+        return earlier[-1]
+
     def is_cut_of_same(self, other: "Mask") -> bool:
-        """Whether both are different sparse cuts of one region."""
+        """Whether both hold different positions of one region."""
         mine, theirs = self._origin, other._origin
         return mine is not None and theirs is not None and mine[0] is theirs[0] and self is not other
+
+    def _copied(self) -> tuple["Mask", Tensor] | None:
+        """The region of which all images of this one are images, and which, int64 ``(N,)``; None if they are not."""
+        if self._origin is None:
+            return None
+
+        def find() -> tuple[Mask, Tensor] | None:
+            whole, numbers = self.numbered()
+            image = numbers[:, 0, 0] // (whole.size[0] * whole.size[1])
+            is_copy = whole.size == self.size and torch.equal(whole.numbered()[1][image], numbers)
+            return (whole, image) if is_copy else None
+
+        return self._cached("copied", find)
+
+    def _after(self, operation: Callable[["Mask"], "Mask"], make: Callable[[], "Mask"]) -> "Mask":
+        """The result of `make`, or of an operation on the region that this one repeats, repeated."""
+        copied = self._copied()
+        if copied is None:
+            return make()
+        whole = operation(copied[0])
+        return whole.taken(whole.numbered()[1][copied[1]])
 
     def derived(self, key: Hashable, make: Callable[[], T]) -> T:
         """Something made from this region, made once."""

@@ -45,7 +45,7 @@ class Places:
             origin, numbers = mask.numbered()
             sizes = iter(numbers.shape)
             shape = [next(sizes) if letter != "C" else 1 for letter in dims]
-            return cls(numbers.reshape(shape), Visibility(origin, origin, visibility.options, visibility.is_image))
+            return cls(compact(numbers.reshape(shape)), Visibility(origin, origin, visibility.options, visibility.is_image))
 
         return mask.derived(("places", tuple(dims), visibility.options, visibility.is_image), make)
 
@@ -137,34 +137,54 @@ class Places:
 
         return self.derived(("aligned", letters, target), make)
 
-    def map_dims(self, shape: Sequence[int]) -> tuple[str, ...] | None:
-        """The meaning of the dimensions of values of `shape` if they are a whole map in order; otherwise None."""
+    def as_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        """The regions and the meaning of the dimensions of values of `shape`, if they are a map; otherwise None.
 
-        def make() -> tuple[str, ...] | None:
-            n, h, w = self.map_shape
-            if self.numbers.numel() != n * h * w or len(shape) < 3:
-                return None
-            if not torch.equal(self.numbers.flatten(), torch.arange(n * h * w, device=self.numbers.device)):
-                return None
-            varying = [dim for dim in range(len(shape)) if self.varies(dim)]
-            # Sides of one, and batches of one, may stand at any dimension of size one around the others.
-            dims, chosen = ["C"] * len(shape), iter(range(len(shape)))
-            for letter, size in (("N", n), ("H", h), ("W", w)):
-                for dim in chosen:
-                    if (size > 1 and dim in varying) or (size == 1 and shape[dim] == 1):
-                        dims[dim] = letter
-                        break
-                    if dim in varying:
-                        return None
-                else:
+        Either the map that the places are of, whole and in order, or a new one: windows of it that became images, or the
+        images repeated. Its last two dimensions, or those before the channels, are its sides.
+        """
+        return self.derived(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
+
+    def _whole_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        n, h, w = self.map_shape
+        if self.numbers.numel() != n * h * w or len(shape) < 3 or bool(self.numbers.flatten().diff().ne(1).any()):
+            return None
+        varying = [dim for dim in range(len(shape)) if self.varies(dim)]
+        # Sides of one, and batches of one, may stand at any dimension of size one around the others.
+        dims, chosen = ["C"] * len(shape), iter(range(len(shape)))
+        for letter, size in (("N", n), ("H", h), ("W", w)):
+            for dim in chosen:
+                if shape[dim] == size and (size == 1 or dim in varying):
+                    dims[dim] = letter
+                    break
+                if dim in varying:
                     return None
-            return tuple(dims) if all(dims[dim] != "C" for dim in varying) and _sizes(dims, shape) == (n, h, w) else None
+            else:
+                return None
+        return self.visibility, tuple(dims)
 
-        return self.derived(("map", tuple(shape)), make)
+    def _new_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        if len(shape) != 4 or int(self.numbers.min()) < 0:
+            return None
+        for dims in (("N", "C", "H", "W"), ("N", "H", "W", "C")):
+            if self.varies(dims.index("C")) or not all(self.varies(dims.index(side)) for side in "HW"):
+                continue
+            numbers = self.numbers.squeeze(dims.index("C"))
+            numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
+            if _is_window(numbers, self.map_shape):
+                mask = self.visibility.visible.taken(numbers)
+                return Visibility(mask, mask, self.visibility.options), dims
+        return None
 
 
-def _sizes(dims: Sequence[str], shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[dims.index(letter)] for letter in "NHW")
+def _is_window(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
+    """Whether every image of ``(N', H', W')`` is a window of a map, its rows and columns at equal steps."""
+    _, h, w = map_shape
+    row, column = numbers // w, numbers % w
+    return all(size > 1 for size in numbers.shape[1:]) and all(
+        bool((steps == steps.flatten()[0]).all()) and bool((still == 0).all())
+        for steps, still in ((row.diff(dim=1), column.diff(dim=1)), (column.diff(dim=2), row.diff(dim=2)))
+    )
 
 
 def compact(numbers: Tensor) -> Tensor:

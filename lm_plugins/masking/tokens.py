@@ -87,9 +87,9 @@ class MaskedTokens(Carrier):
         if not places:
             return self.values
         if len(places) == 1 and not places[0].is_dropped:
-            dims = places[0].map_dims(self.shape)
-            if dims is not None:
-                return MaskedActivation(self.values, places[0].visibility, dims)
+            found = places[0].as_map(self.shape)
+            if found is not None:
+                return MaskedActivation(self.values, *found)
             if self.options.tokens == "drop":
                 kept = dropped(places[0])
                 if kept is not None:

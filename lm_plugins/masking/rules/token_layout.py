@@ -102,6 +102,21 @@ def expand_as(input: Tensor | MaskedTokens, other: Tensor | MaskedTokens) -> Any
     return input.expand(other.shape)
 
 
+@register_rule(torch.Tensor.__setitem__, tokens=True)
+def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
+    """Overwrite a part, by tokens of the same places or by constants."""
+    if not isinstance(input, MaskedTokens):
+        raise UnsupportedOperatorError("torch.Tensor.__setitem__ would write tokens into an ordinary tensor")
+    if isinstance(value, MaskedTokens):
+        part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
+        if len(part) != len(value.places) or not all(any(a.matches(b) for b in value.places) for a in part):
+            raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places")
+        value = value.values
+    values = input.values.clone()
+    values[index] = value
+    input.values = values
+
+
 @register_rule(F.pad, tokens=True)
 def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad with constants, which are always visible."""
