@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.window import Pair, Window
 
@@ -223,17 +222,15 @@ class Mask:
         )
 
     def taken(self, numbers: Tensor) -> "Mask":
-        """The region of a map made of the positions with these numbers, int64 ``(N', H', W')``. The same for the same."""
+        """The region of a map made of the positions with these numbers, int64 ``(N', H', W')``. The same for the same.
+
+        Of a map with an inside, whole images only.
+        """
         earlier: list[Mask] = self._cached("taken", list)
         for one in earlier:
             if torch.equal(one.numbered()[1], numbers):
                 return one
-        inside = self.inside
-        if inside is not None:  # one for all images of the new map
-            every = inside.expand_as(self.positions).flatten()[numbers]
-            inside = _none_if_all(every[0])
-            if bool((every != every[:1]).any()):
-                raise UnsupportedOperatorError("windows of a padded map that became images have different insides")
+        inside = None if self.inside is None else self.inside.flatten()[numbers[0] % self.inside.numel()]
         earlier.append(Mask(self.positions.flatten()[numbers], inside, (self, numbers)))
         return earlier[-1]
 

@@ -35,8 +35,9 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
         f"the dimension {dim % input.ndim} of {input!r} mixes positions that are no patch of the map, hidden and visible "
         "ones; that has no masked meaning"
     )
-    if len(input.places) != 1 or input.places[0].is_dropped:
+    if len(input.places) != 1:
         raise refusal
+    input = input.whole()
     places = input.places[0]
     merged = places.derived(("patches", dim % input.ndim), lambda: _merged(places, dim))
     if merged is None:

@@ -27,13 +27,13 @@ class Places:
         numbers: int64, as many dimensions as the values; of size 1 along dimensions in which places do not vary. Position
             ``(n, h, w)`` has the number ``(n * H + h) * W + w``.
         visibility: The regions of the map; the visible one counts.
-        is_dropped: Whether some positions of the map were left out because they are hidden.
+        whole: If hidden tokens were dropped from the values: the places as if they had not been. Otherwise None.
     """
 
-    def __init__(self, numbers: Tensor, visibility: Visibility, is_dropped: bool = False) -> None:
+    def __init__(self, numbers: Tensor, visibility: Visibility, whole: "Places | None" = None) -> None:
         self.numbers = numbers
         self.visibility = visibility
-        self.is_dropped = is_dropped
+        self.whole = whole
         self._cache: dict[Hashable, Any] = {}
 
     @classmethod
@@ -113,8 +113,8 @@ class Places:
         def make() -> Any:
             result = operation(self.numbers.expand(*shape))
             if isinstance(result, Tensor):
-                return Places(compact(result), self.visibility, self.is_dropped)
-            return tuple(Places(compact(one), self.visibility, self.is_dropped) for one in result)
+                return Places(compact(result), self.visibility)
+            return tuple(Places(compact(one), self.visibility) for one in result)
 
         return self.derived(None if key is None else (key, tuple(shape)), make)
 
@@ -133,7 +133,8 @@ class Places:
             for dim, letter in enumerate(target):
                 if letter not in kept:
                     numbers = numbers.unsqueeze(dim)
-            return Places(numbers, self.visibility, self.is_dropped)
+            whole = None if self.whole is None else self.whole.aligned(letters, target)
+            return Places(numbers, self.visibility, whole)
 
         return self.derived(("aligned", letters, target), make)
 
@@ -164,7 +165,7 @@ class Places:
         return self.visibility, tuple(dims)
 
     def _new_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
-        if len(shape) != 4 or int(self.numbers.min()) < 0:
+        if len(shape) != 4 or int(self.numbers.min()) < 0 or self.visibility.visible.inside is not None:
             return None
         for dims in (("N", "C", "H", "W"), ("N", "H", "W", "C")):
             if self.varies(dims.index("C")) or not all(self.varies(dims.index(side)) for side in "HW"):

@@ -86,32 +86,43 @@ class MaskedTokens(Carrier):
         places = tuple(one for one in self.places if not one.is_constant)
         if not places:
             return self.values
-        if len(places) == 1 and not places[0].is_dropped:
+        if len(places) == 1 and places[0].whole is None:
             found = places[0].as_map(self.shape)
             if found is not None:
                 return MaskedActivation(self.values, *found)
-            if self.options.tokens == "drop":
-                kept = dropped(places[0])
-                if kept is not None:
-                    return MaskedTokens(kept.select(self.values), (kept.places,))
+            kept = dropped(places[0]) if self.options.tokens == "drop" else None
+            if kept is not None:
+                return MaskedTokens(gathered(self.values, kept), (kept,))
         return MaskedTokens(self.values, places)
 
     # ---- dropped tokens --------------------------------------------------------------------------------------------
 
+    @property
+    def is_dropped(self) -> bool:
+        """Whether hidden tokens were dropped from the values."""
+        return any(one.whole is not None for one in self.places)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the values with all tokens, also the dropped ones."""
+        shape = list(self.values.shape)
+        for one in self.places:
+            if one.whole is not None:
+                sizes = zip(shape, one.whole.numbers.shape, strict=True)
+                shape = [full if one.varies(dim) else size for dim, (size, full) in enumerate(sizes)]
+        return torch.Size(shape)
+
     def whole(self) -> MaskedTokens:
         """The same with a value for every token again; what dropped tokens hold is unspecified (here zero)."""
-        result = self
-        for i, one in enumerate(self.places):
-            if one.is_dropped:
-                values, places = restored(result.values, one)
-                result = MaskedTokens(values, (*result.places[:i], places, *result.places[i + 1 :]))
-        return result
+        values = self.values
+        for one in self.places:
+            values = values if one.whole is None else restored(values, one)
+        return MaskedTokens(values, tuple(one.whole or one for one in self.places)) if self.is_dropped else self
 
     def fitted(self, plain: Tensor) -> Tensor:
         """A tensor that broadcasts to the values: of one with an entry for every token, those of the kept ones."""
         for one in self.places:
-            if one.is_dropped:
-                plain = gathered(plain, one, self.ndim)
+            plain = plain if one.whole is None else gathered(plain, one)
         return plain
 
     def __iter__(self) -> object:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.dropping import gathered
 from lm_plugins.masking.places import Places
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
@@ -56,6 +57,8 @@ def contracted(
     """
     summed = set(axes[0] + axes[1]) - set(target)
     every = "".join(sorted(set(axes[0] + axes[1])))
+    if len({one.is_dropped for one in operands if isinstance(one, MaskedTokens)}) > 1:
+        operands = tuple(one.whole() if isinstance(one, MaskedTokens) else one for one in operands)  # type: ignore[assignment]
     values, kept, gone = [], [], []
     for one, letters in zip(operands, axes, strict=True):
         if not isinstance(one, MaskedTokens):
@@ -132,9 +135,9 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> Any:
     """Attend to visible keys; where there is none, the result is 0."""
-    if is_causal or dropout_p or isinstance(attn_mask, Carrier):
+    if is_causal or dropout_p:
         raise UnsupportedOperatorError(
-            "torch.nn.functional.scaled_dot_product_attention is masked without is_causal, dropout and masked masks only"
+            "torch.nn.functional.scaled_dot_product_attention is masked without is_causal and dropout only"
         )
     keys = key.varying(-2) if isinstance(key, MaskedTokens) else ()
     of_values = value.varying(-2) if isinstance(value, MaskedTokens) else ()
@@ -146,7 +149,7 @@ def scaled_dot_product_attention(
         )
     places = query.places if isinstance(query, MaskedTokens) else ()
     if attn_mask is not None:
-        attn_mask = _fitted_bias(attn_mask, places, keys)
+        attn_mask = _bias(attn_mask, places, keys)
     k, v = (one.with_hidden(0.0, keys) if isinstance(one, MaskedTokens) and keys else _values(one) for one in (key, value))
     if keys and not keys[0].is_full:
         hidden = keys[0].hidden.transpose(-2, -1)  # (..., 1, S)
@@ -173,13 +176,27 @@ def _with_keys(attn_mask: Tensor | None, allowed: Tensor) -> Tensor:
     return torch.where(allowed, attn_mask, -torch.inf)
 
 
-def _fitted_bias(bias: Tensor, queries: tuple[Places, ...], keys: tuple[Places, ...]) -> Tensor:
-    """A bias of scores for the kept queries and keys alone."""
-    of_scores = [one for one in queries if one.is_dropped]
-    of_scores += [Places(one.numbers.transpose(-2, -1), one.visibility, True) for one in keys if one.is_dropped]
+def _transposed(places: Places) -> Places:
+    """The places of keys as those of the columns of scores."""
+    whole = None if places.whole is None else _transposed(places.whole)
+    return places.derived(
+        "transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole)
+    )
+
+
+def _bias(bias: Any, queries: tuple[Places, ...], keys: tuple[Places, ...]) -> Tensor:
+    """The values of a bias of scores, of the kept queries and keys alone."""
+    of_scores = (*queries, *(_transposed(one) for one in keys))
+    if isinstance(bias, MaskedTokens):
+        if not all(any(one.matches(known) for known in of_scores) for one in bias.places):
+            raise UnsupportedOperatorError(
+                "torch.nn.functional.scaled_dot_product_attention with a mask of other tokens than queries and keys"
+            )
+        of_scores = tuple(one for one in of_scores if not any(known.matches(one) for known in bias.places))
+        bias = bias.values
     for one in of_scores:
-        bias = MaskedTokens(bias, (one,)).fitted(bias) if bias.ndim == one.numbers.ndim else bias
-    return bias
+        bias = bias if one.whole is None else gathered(bias, one)
+    return bias  # type: ignore[no-any-return]
 
 
 @register_rule(F.multi_head_attention_forward, tokens=True)

@@ -35,7 +35,7 @@ def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
                 "ordinary tensors"
             )
         values = function(input.values, *args, **kwargs)
-        if values.shape != input.shape:
+        if values.shape != input.values.shape:
             raise UnsupportedOperatorError(
                 f"{function_name(function)} would change the shape of {input!r} to {tuple(values.shape)}"
             )

@@ -12,7 +12,7 @@ from lm_plugins.masking.registry import register_rule
 __all__: list[str] = []
 
 _QUERIES = (
-    "new_zeros new_ones new_full new_empty new_tensor size dim ndimension numel nelement stride is_contiguous get_device is_floating_point is_complex element_size"
+    "size dim ndimension numel nelement stride is_contiguous get_device is_floating_point is_complex element_size"
 ).split()
 
 

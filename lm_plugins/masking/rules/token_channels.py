@@ -18,8 +18,34 @@ __all__: list[str] = []
 
 # What acts on every position of a map alike, or only asks, does so on tokens.
 for _function, _rule in registered_functions().items():
-    if _rule.__module__ in (pointwise.__name__, queries.__name__):
+    if _rule.__module__ == pointwise.__name__:
         register_rule(_function, tokens=True)(_rule)
+
+
+def _query(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Any:
+        """Answer for the values of all tokens."""
+        return function(input.values.new_empty(()).expand(input.shape) if input.is_dropped else input.values, *args, **kwargs)
+
+    return rule
+
+
+for _function, _rule in registered_functions().items():
+    if _rule.__module__ == queries.__name__:
+        register_rule(_function, tokens=True)(_query(_function))
+
+
+def _new(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Tensor:
+        """Make an ordinary tensor of the same dtype and device."""
+        result: Tensor = function(input.values, *args, **kwargs)
+        return result
+
+    return rule
+
+
+for _name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"):
+    register_rule(getattr(Tensor, _name), tokens=True)(_new(getattr(Tensor, _name)))
 
 
 def _with_channels(input: MaskedTokens, dims: Sequence[int]) -> MaskedTokens:
@@ -95,6 +121,7 @@ def group_norm(
         raise UnsupportedOperatorError(f"torch.nn.functional.group_norm of {input!r} is masked for (N, C, ...) only")
     if input.is_full:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
+    input = input.whole()
     n, c = input.shape[:2]
     grouped = input.values.reshape(n, num_groups, c // num_groups, -1)
     shown = (~input.is_hidden()).expand(n, 1, *input.shape[2:]).reshape(n, 1, 1, -1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.places import CONSTANT, Places, compact
-from lm_plugins.masking.dropping import leaves_sequence
+from lm_plugins.masking.dropping import sequence_of
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
 
@@ -34,12 +34,54 @@ def _key(function: Callable[..., Any], args: Any, kwargs: Any) -> Hashable | Non
 
 
 def _lay_out(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> Any:
+    if input.is_dropped:
+        return _lay_out_dropped(function, input, args, kwargs)
     values = function(input.values, *args, **kwargs)
-    key = _key(function, args, kwargs)
-    places = [one.laid_out(key, input.shape, lambda numbers: function(numbers, *args, **kwargs)) for one in input.places]
+    places = _places_after(function, input.places, input.shape, args, kwargs)
     if isinstance(values, Tensor):
         return MaskedTokens(values, tuple(places)).settled()
     return tuple(MaskedTokens(one, of_one).settled() for one, of_one in zip(values, zip(*places, strict=True), strict=True))
+
+
+def _places_after(function: Callable[..., Any], places: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
+    key = _key(function, args, kwargs)
+    return [one.laid_out(key, shape, lambda numbers: function(numbers, *args, **kwargs)) for one in places]
+
+
+def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> Any:
+    """Where the full sequence stays one in order, do with the kept tokens what the model does with all."""
+    whole = [one.whole or one for one in input.places]
+    after = _places_after(function, whole, input.shape, args, kwargs)
+    stay = _is_in_order(input.places, after)
+    if not stay:
+        return _lay_out(function, input.whole(), args, kwargs)
+    if function.__name__ in _RESHAPES:
+        shape = list(function(torch.empty(input.shape, device="meta"), *args, **kwargs).shape)
+        for one, of_whole in zip(input.places, after, strict=True):
+            if one.whole is not None:
+                before, now = sequence_of(one.whole), sequence_of(of_whole)
+                shape[now.dim] = one.numbers.shape[before.dim]  # type: ignore[union-attr]
+        function, args, kwargs = torch.Tensor.reshape, (shape,), {}
+    values = function(input.values, *args, **kwargs)
+    places = _places_after(function, input.places, input.values.shape, args, kwargs)
+    if isinstance(values, Tensor):
+        return MaskedTokens(values, _beside(input.places, places, after)).settled()
+    parts = zip(values, zip(*places, strict=True), zip(*after, strict=True), strict=True)
+    return tuple(MaskedTokens(one, _beside(input.places, kept, full)).settled() for one, kept, full in parts)
+
+
+def _is_in_order(places: Sequence[Places], after: Sequence[Any]) -> bool:
+    return all(
+        one.whole is None or all(part.is_constant or sequence_of(part) for part in (full if isinstance(full, tuple) else (full,)))
+        for one, full in zip(places, after, strict=True)
+    )
+
+
+def _beside(places: Sequence[Places], kept: Sequence[Places], after: Sequence[Places]) -> tuple[Places, ...]:
+    return tuple(
+        now if one.whole is None or now.is_constant else Places(now.numbers, now.visibility, full)
+        for one, now, full in zip(places, kept, after, strict=True)
+    )
 
 
 def _check_input(function: Callable[..., Any], input: Any) -> None:
@@ -70,20 +112,9 @@ def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
         if name == "view":  # what is a view of the values need not be one of their places, nor of another memory format
             return input.reshape(*(args or (kwargs["size"],)))
         _check_input(function, input)
-        if any(one.is_dropped for one in input.places) and not _is_for_kept(function, input, args, kwargs):
-            input = input.whole()
         return _lay_out(function, input, args, kwargs)
 
     return rule
-
-
-def _is_for_kept(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> bool:
-    """Whether a new shape was made for the kept tokens rather than for all."""
-    try:
-        after = [function(one.numbers.expand(input.shape), *args, **kwargs) for one in input.places]
-    except RuntimeError:
-        return False
-    return all(leaves_sequence(one, compact(numbers)) for one, numbers in zip(input.places, after, strict=True))
 
 
 for _function in spellings(*_MOVES):
@@ -108,11 +139,14 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
     if not isinstance(input, MaskedTokens):
         raise UnsupportedOperatorError("torch.Tensor.__setitem__ would write tokens into an ordinary tensor")
     if isinstance(value, MaskedTokens):
+        input.values, input.places = input.whole().values, input.whole().places
+        value = value.whole()
         part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
         if len(part) != len(value.places) or not all(any(a.matches(b) for b in value.places) for a in part):
             raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places")
         value = value.values
-    values = input.values.clone()
+    whole = input.whole()
+    input.places, values = whole.places, whole.values.clone()
     values[index] = value
     input.values = values
 
@@ -120,6 +154,7 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
 @register_rule(F.pad, tokens=True)
 def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad with constants, which are always visible."""
+    input = input.whole()
     if mode != "constant" or len(input.places) != 1:
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} with mode={mode!r}")
     # Along channels, places do not vary, and shall not.
@@ -127,7 +162,7 @@ def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: 
         amount if input.places[0].varies(input.ndim - 1 - i // 2) else 0 for i, amount in enumerate(int(one) for one in pad)
     ]
     numbers = F.pad(input.places[0].numbers, amounts, value=CONSTANT)
-    places = Places(numbers, input.places[0].visibility, input.places[0].is_dropped)
+    places = Places(numbers, input.places[0].visibility)
     return MaskedTokens(F.pad(input.values, tuple(pad), mode, value), (places,)).settled()
 
 
@@ -143,27 +178,36 @@ def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     masks = {id(one.places[0].visibility.visible) for one in carriers}
     if len(masks) > 1 or any(len(one.places) > 1 for one in carriers):
         raise UnsupportedOperatorError(f"torch.cat of tokens of different maps: {carriers}")
-    values = torch.cat([one.values if isinstance(one, Carrier) else one for one in tensors], dim)
-    places = first.places[0]
-    if not all(one.places[0].matches(places) for one in carriers) or len(carriers) < len(tensors) or places.varies(dim):
-        places = _joined(tensors, dim, places)
-    return MaskedTokens(values, (places,)).settled()
+    of = [one.places[0] if isinstance(one, MaskedTokens) else None for one in tensors]
+    if first.is_dropped:
+        whole = [one if one is None else one.whole or one for one in of]
+        full = _joined(whole, [one.shape for one in tensors], dim)
+        if not sequence_of(full) or len({one.is_dropped for one in carriers}) > 1:
+            return cat([one.whole() if isinstance(one, MaskedTokens) else one for one in tensors], dim)
+    elif any(one.is_dropped for one in carriers):
+        return cat([one.whole() if isinstance(one, MaskedTokens) else one for one in tensors], dim)
+    values = [one.values if isinstance(one, Carrier) else one for one in tensors]
+    places = _joined(of, [one.shape for one in values], dim)
+    if first.is_dropped:
+        places = Places(places.numbers, places.visibility, full)
+    return MaskedTokens(torch.cat(values, dim), (places,)).settled()
 
 
-def _joined(tensors: Sequence[MaskedTokens | Tensor], dim: int, like: Places) -> Places:
-    keys = tuple(one.places[0] if isinstance(one, MaskedTokens) else None for one in tensors)
-    sizes = tuple(one.shape[dim] for one in tensors)
+def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], dim: int) -> Places:
+    first = next(one for one in places if one is not None)
+    if not first.varies(dim) and all(one is not None and one.matches(first) for one in places):
+        return first
 
     def make() -> Places:
-        numbers = [like.numbers.new_full((), CONSTANT) if key is None else key.numbers for key in keys]
+        numbers = [first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in places]
         shape = list(torch.broadcast_shapes(*([1 if i == dim else n for i, n in enumerate(one.shape)] for one in numbers)))
         parts = []
-        for one, size in zip(numbers, sizes, strict=True):
-            shape[dim] = size
+        for one, of_values in zip(numbers, shapes, strict=True):
+            shape[dim] = of_values[dim]
             parts.append(one.expand(shape))
-        return Places(compact(torch.cat(parts, dim)), like.visibility, like.is_dropped)
+        return Places(compact(torch.cat(parts, dim)), first.visibility)
 
-    return like.derived(("cat", dim, keys, sizes), make)
+    return first.derived(("cat", dim, tuple(places), tuple(one[dim] for one in shapes)), make)
 
 
 @register_rule(*spellings("stack"), tokens=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
@@ -20,6 +21,10 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
         """Merge tokens; an ordinary tensor or a number changes values only."""
         other = kwargs.pop("exponent") if "exponent" in kwargs else other
         if isinstance(input, MaskedTokens) and isinstance(other, MaskedTokens):
+            if not _dropped_alike(input, other):
+                if is_in_place(function):
+                    input.values, input.places = input.whole().values, input.whole().places
+                return rule(input.whole(), other.whole(), **kwargs)
             places = _merged(function, input, other)
             operands = (input.values, other.values)
         else:
@@ -41,6 +46,19 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def _dropped_alike(input: MaskedTokens, other: MaskedTokens) -> bool:
+    """Whether what was dropped from the one was also from the other, so that their values fit."""
+    if not input.is_dropped and not other.is_dropped:
+        return True
+    try:
+        shape = torch.broadcast_shapes(input.values.shape, other.values.shape)
+    except RuntimeError:
+        return False
+    return len(shape) == max(input.ndim, other.ndim) and all(
+        one.whole is not None or not known.whole or not one.varies(-1) for one in input.places for known in other.places
+    )
+
+
 def _raised(places: Places, ndim: int) -> Places:
     """The same places with as many dimensions in front as broadcasting adds."""
     missing = ndim - places.numbers.ndim
@@ -48,7 +66,11 @@ def _raised(places: Places, ndim: int) -> Places:
         return places
     return places.derived(
         ("raised", missing),
-        lambda: Places(places.numbers[(None,) * missing], places.visibility, places.is_dropped),
+        lambda: Places(
+            places.numbers[(None,) * missing],
+            places.visibility,
+            None if places.whole is None else _raised(places.whole, ndim),
+        ),
     )
 
 
@@ -88,7 +110,7 @@ def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places
             f"{function_name(function)} of tokens of which different ones are visible; with "
             'MaskingOptions(addition="intersection") it is masked'
         )
-    return Places(one.numbers, Visibility(visible, visible, one.visibility.options), one.is_dropped)
+    return Places(one.numbers, Visibility(visible, visible, one.visibility.options))
 
 
 for _function, _rule in registered_functions().items():

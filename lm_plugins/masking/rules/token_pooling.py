@@ -22,7 +22,8 @@ def _without(places: Places, dims: list[int], keepdim: bool) -> Places:
 
     def make() -> Places:
         kept = [size for dim, size in enumerate(places.numbers.shape) if dim not in dims]
-        return Places(places.numbers.reshape(kept), places.visibility, places.is_dropped)
+        whole = None if places.whole is None else _without(places.whole, dims, keepdim)
+        return Places(places.numbers.reshape(kept), places.visibility, whole)
 
     return places.derived(("without", tuple(dims)), make)
 
@@ -41,12 +42,12 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
         result = function(input.with_hidden(hidden_value, over) if over else input.values, dims, keepdim=keepdim, **kwargs)
         if not all(one.is_full for one in over):
             hidden = input.is_hidden(over)
-            shown = ~hidden.expand([input.shape[i] if i in dims else n for i, n in enumerate(hidden.shape)])
+            shown = ~hidden.expand([input.values.shape[i] if i in dims else n for i, n in enumerate(hidden.shape)])
             count = shown.sum(dims, keepdim=keepdim)
             if hidden_value:  # an extremum of nothing is 0, not infinity
                 result = result.masked_fill(count == 0, 0.0)
             elif function.__name__ == "mean" and input.options.global_average == "visible":
-                total = torch.Size(input.shape[i] for i in dims).numel()
+                total = torch.Size(input.values.shape[i] for i in dims).numel()
                 correction = total / count.clamp(min=1).to(precision(result))
                 result = (result * correction).to(result.dtype)
         return MaskedTokens(result, kept).settled() if kept else result
