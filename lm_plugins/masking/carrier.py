@@ -66,7 +66,7 @@ class Carrier:
         return False
 
     @property
-    def mT(self) -> Any:
+    def mT(self) -> Any:  # noqa: N802  torch calls it so
         """The values with their last two dimensions swapped."""
         return call_rule(torch.Tensor.transpose, (self, -2, -1), {})
 

@@ -38,8 +38,10 @@ def sequence_of(places: Places) -> Sequence | None:
             prefix = numbers.shape[dim] - h * w
             if prefix < 0 or not places.varies(dim):
                 continue
-            constants, positions = numbers.split([prefix, h * w], dim)
-            steps = torch.arange(h * w, device=numbers.device).reshape([-1 if i == dim else 1 for i in range(numbers.ndim)])
+            constants, positions = numbers.narrow(dim, 0, prefix), numbers.narrow(dim, prefix, h * w)
+            steps = torch.arange(h * w, device=numbers.device).reshape(
+                [-1 if i == dim else 1 for i in range(numbers.ndim)]
+            )
             if bool((constants == CONSTANT).all()) and bool((positions % (h * w) == steps).all()):
                 is_one_image = (positions // (h * w) == positions.narrow(dim, 0, 1) // (h * w)).all()
                 if bool(is_one_image) and bool((positions >= 0).all()):
@@ -82,7 +84,10 @@ def gathered(values: Tensor, places: Places) -> Tensor:
     if values.shape[sequence.dim] == 1:
         return values
     index = _index(places, sequence)
-    shape = [index.shape[i] if i == sequence.dim else max(sizes) for i, sizes in enumerate(zip(values.shape, index.shape))]
+    shape = [
+        index.shape[i] if i == sequence.dim else max(sizes)
+        for i, sizes in enumerate(zip(values.shape, index.shape, strict=True))
+    ]
     source = [values.shape[i] if i == sequence.dim else size for i, size in enumerate(shape)]
     return values.expand(source).gather(sequence.dim, index.expand(shape))
 

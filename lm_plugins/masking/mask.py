@@ -123,6 +123,19 @@ class Mask:
 
         return self._cached(("covered", window, share), make)
 
+    def rings_in_patches(self, window: Window, plan: FillPlan) -> int:
+        """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
+
+        def make() -> int:
+            partly = self.any_in(window).positions
+            for dim, size in enumerate(window.kernel, start=1):
+                partly = partly.repeat_interleave(size, dim)
+            needed = torch.zeros_like(self.positions)
+            needed[:, : partly.shape[1], : partly.shape[2]] = partly[:, : self.size[0], : self.size[1]]
+            return plan.rings_to_cover(needed if self.inside is None else needed & self.inside)
+
+        return self._cached(("rings in patches", window, id(plan)), make)
+
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
 
@@ -218,7 +231,8 @@ class Mask:
         if self._origin is not None:
             return self._origin
         return self, self._cached(
-            "numbers", lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions)
+            "numbers",
+            lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions),
         )
 
     def taken(self, numbers: Tensor) -> "Mask":

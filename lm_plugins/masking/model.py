@@ -134,13 +134,6 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
         output = model(MaskedActivation(values, Visibility(region, region, options, is_image=True)))
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
-    except (RuntimeError, ValueError, AssertionError) as error:
-        if options.tokens == "mask":
-            raise
-        raise UnsupportedOperatorError(
-            f'with MaskingOptions(tokens="drop") the model failed: {error} Perhaps it relies on the length of the full '
-            'sequence; tokens="mask" gives the same results.'
-        ) from error
     return _ordinary(output)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
@@ -44,23 +47,31 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
         raise refusal
     new, window = merged
     values = input.values
-    if not places.is_full:
-        numbers = places.numbers.expand(input.shape).flatten()
-        if numbers.numel() % places.visibility.visible.positions.numel():
+    plan, rings = places.visibility.padding_for(window)
+    if rings:
+        order = places.derived(("order", tuple(input.shape)), lambda: _order(places, input.shape))
+        if values.numel() % places.visibility.visible.positions.numel():
             raise refusal
-        order = numbers.argsort(stable=True)  # by position, each with its channels in order
         n, h, w = places.map_shape
         as_map = values.flatten()[order].reshape(n, h, w, -1).permute(0, 3, 1, 2)
-        plan, rings = places.visibility.padding_for(window)
         filled = fill(as_map, plan, rings, in_place=False).permute(0, 2, 3, 1).flatten()
         values = torch.empty_like(filled).scatter(0, order, filled).reshape(input.shape)
     return MaskedTokens(values, (new,)).settled()  # type: ignore[return-value]
 
 
+def _order(places: Places, shape: Sequence[int]) -> Tensor:
+    """What brings values of `shape` into the order of the map, channels last."""
+    return places.numbers.expand(*shape).flatten().argsort(stable=True)
+
+
 def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
     _, h, w = places.map_shape
     numbers = places.numbers.movedim(dim, -1)
-    counts = numbers.flatten().bincount(minlength=places.visibility.visible.positions.numel()) if numbers.min() >= 0 else None
+    counts = (
+        numbers.flatten().bincount(minlength=places.visibility.visible.positions.numel())
+        if numbers.min() >= 0
+        else None
+    )
     if counts is None or bool((counts != counts[0]).any()):
         return None
     row, column = numbers // w % h, numbers % w

@@ -45,7 +45,9 @@ class Places:
             origin, numbers = mask.numbered()
             sizes = iter(numbers.shape)
             shape = [next(sizes) if letter != "C" else 1 for letter in dims]
-            return cls(compact(numbers.reshape(shape)), Visibility(origin, origin, visibility.options, visibility.is_image))
+            return cls(
+                compact(numbers.reshape(shape)), Visibility(origin, origin, visibility.options, visibility.is_image)
+            )
 
         return mask.derived(("places", tuple(dims), visibility.options, visibility.is_image), make)
 
@@ -180,7 +182,7 @@ class Places:
 
 def _is_window(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
     """Whether every image of ``(N', H', W')`` is a window of a map, its rows and columns at equal steps."""
-    _, h, w = map_shape
+    w = map_shape[2]
     row, column = numbers // w, numbers % w
     return all(size > 1 for size in numbers.shape[1:]) and all(
         bool((steps == steps.flatten()[0]).all()) and bool((still == 0).all())

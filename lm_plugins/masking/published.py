@@ -13,6 +13,7 @@ _COMMON = MaskingOptions(
     visible="any",
     stem="any",
     patches="any",
+    tokens="drop",
     computed="visible",
     addition="intersection",
     concatenation="union",

@@ -10,7 +10,6 @@ from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.dropping import dropped, gathered, restored
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.places import Places
-from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.registry import call_rule
 
 __all__ = ["MaskedTokens"]

@@ -55,6 +55,8 @@ class Visibility:
         plan = self._known.fill_plan(self.options.diagonal, self.options.padding_epsilon)
         if window.kernel == (1, 1):
             return plan, int(self.options.pointwise_ring)
+        if window.is_patch and window.padding[0] == window.padding[2] == 0:
+            return plan, self._known.rings_in_patches(window, plan)
         # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one: under
         # the any-rule, past a border of the image, and where a stride would skip the last visible position.
         by_centre = self._rule == "coverage" and self.options.computed == "visible"

@@ -3,8 +3,21 @@
 Those for maps come first; the ones named after tokens, and attention, act on `lm_plugins.masking.MaskedTokens`.
 """
 
-from lm_plugins.masking.rules import convolution, head, layout, merge, normalization, pointwise, pooling, queries
-from lm_plugins.masking.rules import attention, token_channels, token_layout, token_merge, token_pooling
+from lm_plugins.masking.rules import (
+    attention,
+    convolution,
+    head,
+    layout,
+    merge,
+    normalization,
+    pointwise,
+    pooling,
+    queries,
+    token_channels,
+    token_layout,
+    token_merge,
+    token_pooling,
+)
 
 __all__ = [
     "attention",

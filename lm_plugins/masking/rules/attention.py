@@ -29,9 +29,12 @@ def _softmax(function: Callable[..., Any]) -> Callable[..., Any]:
         if all(one.is_full for one in over):
             return input.like(function(input.values, dim, *args, **kwargs))
         hidden = input.is_hidden(over)
-        # Of nothing but hidden tokens, infinities would make NaN.
-        values = input.values.masked_fill(hidden, -torch.inf).masked_fill(hidden.all(dim, keepdim=True), 0.0)
-        return input.like(function(values, dim, *args, **kwargs).masked_fill(hidden, 0.0))
+        values = input.values.masked_fill(hidden, -torch.inf)
+        # Of nothing but hidden tokens, and others that the model masks, infinities would make NaN.
+        empty = (values == -torch.inf).all(dim, keepdim=True)
+        return input.like(
+            function(values.masked_fill(empty, 0.0), dim, *args, **kwargs).masked_fill(hidden | empty, 0.0)
+        )
 
     return rule
 
@@ -44,7 +47,11 @@ for _function in spellings("softmax"):
 
 
 def contracted(
-    name: str, operands: tuple[Any, Any], axes: tuple[str, str], target: str, product: Callable[[Tensor, Tensor], Tensor]
+    name: str,
+    operands: tuple[Any, Any],
+    axes: tuple[str, str],
+    target: str,
+    product: Callable[[Tensor, Tensor], Tensor],
 ) -> Any:
     """A product of two operands, summed over the dimensions that it leaves out: over tokens, of the visible ones.
 
@@ -59,22 +66,27 @@ def contracted(
     every = "".join(sorted(set(axes[0] + axes[1])))
     if len({one.is_dropped for one in operands if isinstance(one, MaskedTokens)}) > 1:
         operands = tuple(one.whole() if isinstance(one, MaskedTokens) else one for one in operands)  # type: ignore[assignment]
-    values, kept, gone = [], [], []
+    values, kept = [], []
+    gone: list[list[Places]] = []
     for one, letters in zip(operands, axes, strict=True):
         if not isinstance(one, MaskedTokens):
             values.append(one)
             gone.append([])
             continue
-        over = tuple(places for places in one.places if any(places.varies(letters.index(x)) for x in summed & set(letters)))
+        over = tuple(
+            places for places in one.places if any(places.varies(letters.index(x)) for x in summed & set(letters))
+        )
         values.append(one.with_hidden(0.0, over) if over else one.values)
         gone.append([places.aligned(letters, every) for places in over])
         kept += [places.aligned(letters, target) for places in one.places if places not in over]
+    if [] in gone and gone != [[], []]:
+        raise UnsupportedOperatorError(
+            f"{name} of {_described(operands[0])} and {_described(operands[1])} sums over tokens with weights that belong to "
+            "positions, hidden and visible ones"
+        )
     if len(gone[0]) != len(gone[1]) or not all(any(a.matches(b) for b in gone[1]) for a in gone[0]):
         raise UnsupportedOperatorError(
-            f"{name} of {operands[0]!r} and {_described(operands[1])} sums over tokens, hidden and visible ones, with weights "
-            "that belong to positions"
-            if not isinstance(operands[1], Carrier) or not isinstance(operands[0], Carrier)
-            else f"{name} of {operands[0]!r} and {operands[1]!r} sums over different tokens"
+            f"{name} of {_described(operands[0])} and {_described(operands[1])} sums over different tokens"
         )
     result = product(values[0], values[1])
     distinct: list[Places] = []
@@ -115,7 +127,9 @@ def einsum(equation: str, *operands: Any) -> Any:
     axes = left.split(",")
     is_simple = len(axes) == 2 and arrow and "." not in equation and all(len(set(one)) == len(one) for one in axes)
     if not is_simple:
-        raise UnsupportedOperatorError(f"torch.einsum({equation!r}) is masked for two operands with named dimensions only")
+        raise UnsupportedOperatorError(
+            f"torch.einsum({equation!r}) is masked for two operands with named dimensions only"
+        )
     first, second = axes
     return contracted("torch.einsum", tuple(pair), (first, second), target, lambda a, b: torch.einsum(equation, a, b))
 
@@ -150,16 +164,29 @@ def scaled_dot_product_attention(
     places = query.places if isinstance(query, MaskedTokens) else ()
     if attn_mask is not None:
         attn_mask = _bias(attn_mask, places, keys)
-    k, v = (one.with_hidden(0.0, keys) if isinstance(one, MaskedTokens) and keys else _values(one) for one in (key, value))
+    k, v = (
+        one.with_hidden(0.0, keys) if isinstance(one, MaskedTokens) and keys else _values(one) for one in (key, value)
+    )
+    empty = None
     if keys and not keys[0].is_full:
         hidden = keys[0].hidden.transpose(-2, -1)  # (..., 1, S)
-        # With no key at all, the values are all zero and so is their mean, whatever is attended to.
-        allowed = ~hidden | hidden.all(-1, keepdim=True)
-        attn_mask = _with_keys(attn_mask, allowed)
+        attn_mask, empty = _with_keys(attn_mask, ~hidden)
     result = F.scaled_dot_product_attention(
         _values(query), k, v, attn_mask, scale=scale, **({"enable_gqa": True} if enable_gqa else {})
     )
+    result = result if empty is None else result.masked_fill(empty, 0.0)
     return MaskedTokens(result, places).settled() if places else result
+
+
+def _with_keys(attn_mask: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """A mask that leaves `allowed` keys only, and which queries (..., L, 1) have none left: they see all, for now."""
+    if attn_mask is None or attn_mask.dtype == torch.bool:
+        both = allowed if attn_mask is None else attn_mask & allowed
+        empty = ~both.any(-1, keepdim=True)
+        return both | empty, empty
+    both = torch.where(allowed, attn_mask, -torch.inf)
+    empty = (both == -torch.inf).all(-1, keepdim=True)
+    return both.masked_fill(empty, 0.0), empty
 
 
 def _values(one: Any) -> Tensor:
@@ -167,32 +194,21 @@ def _values(one: Any) -> Tensor:
     return result
 
 
-def _with_keys(attn_mask: Tensor | None, allowed: Tensor) -> Tensor:
-    if attn_mask is None:
-        return allowed
-    if attn_mask.dtype == torch.bool:
-        both = attn_mask & allowed
-        return both | ~both.any(-1, keepdim=True)
-    return torch.where(allowed, attn_mask, -torch.inf)
-
-
 def _transposed(places: Places) -> Places:
     """The places of keys as those of the columns of scores."""
     whole = None if places.whole is None else _transposed(places.whole)
-    return places.derived(
-        "transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole)
-    )
+    return places.derived("transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole))
 
 
 def _bias(bias: Any, queries: tuple[Places, ...], keys: tuple[Places, ...]) -> Tensor:
     """The values of a bias of scores, of the kept queries and keys alone."""
     of_scores = (*queries, *(_transposed(one) for one in keys))
     if isinstance(bias, MaskedTokens):
-        if not all(any(one.matches(known) for known in of_scores) for one in bias.places):
+        bias = bias.whole()
+        if not all(any((known.whole or known).matches(one) for known in of_scores) for one in bias.places):
             raise UnsupportedOperatorError(
                 "torch.nn.functional.scaled_dot_product_attention with a mask of other tokens than queries and keys"
             )
-        of_scores = tuple(one for one in of_scores if not any(known.matches(one) for known in bias.places))
         bias = bias.values
     for one in of_scores:
         bias = bias if one.whole is None else gathered(bias, one)
@@ -229,24 +245,28 @@ def multi_head_attention_forward(
 ) -> tuple[Any, Any]:
     """The attention of torch.nn.MultiheadAttention, of its parts, each with its own rule."""
     unusual = (bias_k, bias_v, key_padding_mask, static_k, static_v)
-    if any(one is not None for one in unusual) or add_zero_attn or is_causal or query.ndim != 3 or (training and dropout_p):
+    if (
+        any(one is not None for one in unusual)
+        or add_zero_attn
+        or is_causal
+        or query.ndim != 3
+        or (training and dropout_p)
+    ):
         raise UnsupportedOperatorError(
-            "torch.nn.functional.multi_head_attention_forward is masked for (L, N, C) without bias_k, bias_v, zero attention, "
-            "padding masks, causal masks, static keys and dropout only"
+            "torch.nn.functional.multi_head_attention_forward is masked for (L, N, C) without bias_k, bias_v, zero "
+            "attention, padding masks, causal masks, static keys and dropout only"
         )
-    if use_separate_proj_weight:
-        weights = [q_proj_weight, k_proj_weight, v_proj_weight]
-    else:
-        weights = list(in_proj_weight.chunk(3))  # type: ignore[union-attr]
-    biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.chunk(3))
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights: Any = separate if in_proj_weight is None else in_proj_weight.chunk(3)
+    biases: Any = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     if query is key and key is value and not use_separate_proj_weight:
         projected = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, -1)  # type: ignore[arg-type]
     else:
         projected = tuple(F.linear(*one) for one in zip((query, key, value), weights, biases, strict=True))
     # (L, N, C) to (N, heads, L, C / heads)
-    q, k, v = (one.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for one in projected)
+    q, k, v = (one.reshape(*one.shape[:2], num_heads, -1).permute(1, 2, 0, 3) for one in projected)
     if attn_mask is not None and attn_mask.ndim == 3:
-        attn_mask = attn_mask.unflatten(0, (-1, num_heads))
+        attn_mask = attn_mask.reshape(-1, num_heads, *attn_mask.shape[1:])
     if not need_weights:
         result, weight = F.scaled_dot_product_attention(q, k, v, attn_mask), None
     else:

@@ -95,7 +95,9 @@ def cat(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedAct
             f"{[one.dims for one in carriers]}"
         )
     if any(one.visibility.visible.is_cut_of_same(first.visibility.visible) for one in carriers[1:]):
-        raise UnsupportedOperatorError("torch.cat of several cuts of one map puts patches into channels: a matter of tokens")
+        raise UnsupportedOperatorError(
+            "torch.cat of several cuts of one map puts patches into channels: a matter of tokens"
+        )
     visibility = first.visibility.after_concatenation([one.visibility for one in carriers[1:]])
     # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.
     values = [one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.patches import merged_patches
-from lm_plugins.masking.registry import function_name, register_rule, registered_functions, spellings
+from lm_plugins.masking.registry import register_rule, registered_functions
 from lm_plugins.masking.rules import pointwise, queries
 from lm_plugins.masking.tokens import MaskedTokens
 
@@ -25,7 +25,9 @@ for _function, _rule in registered_functions().items():
 def _query(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Any:
         """Answer for the values of all tokens."""
-        return function(input.values.new_empty(()).expand(input.shape) if input.is_dropped else input.values, *args, **kwargs)
+        return function(
+            input.values.new_empty(()).expand(input.shape) if input.is_dropped else input.values, *args, **kwargs
+        )
 
     return rule
 
@@ -54,7 +56,9 @@ def _with_channels(input: MaskedTokens, dims: Sequence[int]) -> MaskedTokens:
         raise UnsupportedOperatorError("weights of which a part is hidden have no masked meaning")
     if any(input.varying(dim) for dim in dims):
         if len(dims) > 1:
-            raise UnsupportedOperatorError(f"dimensions {tuple(dims)} of {input!r} hold tokens, hidden and visible ones")
+            raise UnsupportedOperatorError(
+                f"dimensions {tuple(dims)} of {input!r} hold tokens, hidden and visible ones"
+            )
         merged = merged_patches(input, dims[0])
         return merged.as_tokens() if isinstance(merged, MaskedActivation) else merged
     return input
@@ -146,10 +150,12 @@ def conv2d(
 ) -> Any:
     """Act on the channels of every token: a 1x1 convolution in whatever layout. Patches in the channels are merged first."""
     channels = _with_channels(input, [1])
-    settled = channels.settled()
+    settled: Any = channels.settled()
     if isinstance(settled, MaskedActivation):
-        return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
-    is_pointwise = all(size == 1 for size in weight.shape[2:]) and stride in (1, (1, 1)) and padding in (0, (0, 0), "valid")
+        return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)
+    is_pointwise = (
+        all(size == 1 for size in weight.shape[2:]) and stride in (1, (1, 1)) and padding in (0, (0, 0), "valid")
+    )
     if not is_pointwise:
         raise UnsupportedOperatorError(f"torch.nn.functional.conv2d of {input!r}, which is no map in order")
     return channels.like(F.conv2d(channels.values, weight, bias, stride, padding, dilation, groups))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.places import CONSTANT, Places, compact
 from lm_plugins.masking.dropping import sequence_of
+from lm_plugins.masking.places import CONSTANT, Places, compact
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
 
@@ -40,7 +40,9 @@ def _lay_out(function: Callable[..., Any], input: MaskedTokens, args: Any, kwarg
     places = _places_after(function, input.places, input.shape, args, kwargs)
     if isinstance(values, Tensor):
         return MaskedTokens(values, tuple(places)).settled()
-    return tuple(MaskedTokens(one, of_one).settled() for one, of_one in zip(values, zip(*places, strict=True), strict=True))
+    return tuple(
+        MaskedTokens(one, of_one).settled() for one, of_one in zip(values, zip(*places, strict=True), strict=True)
+    )
 
 
 def _places_after(function: Callable[..., Any], places: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
@@ -72,7 +74,8 @@ def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: An
 
 def _is_in_order(places: Sequence[Places], after: Sequence[Any]) -> bool:
     return all(
-        one.whole is None or all(part.is_constant or sequence_of(part) for part in (full if isinstance(full, tuple) else (full,)))
+        one.whole is None
+        or all(part.is_constant or sequence_of(part) for part in (full if isinstance(full, tuple) else (full,)))
         for one, full in zip(places, after, strict=True)
     )
 
@@ -103,7 +106,7 @@ def _move(function: Callable[..., Any]) -> Callable[..., Any]:
 def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
     name = function.__name__
 
-    def rule(input: MaskedTokens | Tensor, *args: Any, **kwargs: Any) -> Any:
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
         """Merge and split dimensions, of values and of their places alike."""
         if args and isinstance(args[0], torch.dtype):
             raise UnsupportedOperatorError("no masking rule for torch.Tensor.view(dtype)")
@@ -143,7 +146,9 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
         value = value.whole()
         part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
         if len(part) != len(value.places) or not all(any(a.matches(b) for b in value.places) for a in part):
-            raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places")
+            raise UnsupportedOperatorError(
+                f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places"
+            )
         value = value.values
     whole = input.whole()
     input.places, values = whole.places, whole.values.clone()
@@ -159,7 +164,8 @@ def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: 
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} with mode={mode!r}")
     # Along channels, places do not vary, and shall not.
     amounts = [
-        amount if input.places[0].varies(input.ndim - 1 - i // 2) else 0 for i, amount in enumerate(int(one) for one in pad)
+        amount if input.places[0].varies(input.ndim - 1 - i // 2) else 0
+        for i, amount in enumerate(int(one) for one in pad)
     ]
     numbers = F.pad(input.places[0].numbers, amounts, value=CONSTANT)
     places = Places(numbers, input.places[0].visibility)
@@ -199,8 +205,10 @@ def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], di
         return first
 
     def make() -> Places:
-        numbers = [first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in places]
-        shape = list(torch.broadcast_shapes(*([1 if i == dim else n for i, n in enumerate(one.shape)] for one in numbers)))
+        numbers = [
+            first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in places
+        ]
+        shape = [max(sizes) for sizes in zip(*(one.shape for one in numbers), strict=True)]
         parts = []
         for one, of_values in zip(numbers, shapes, strict=True):
             shape[dim] = of_values[dim]
@@ -213,4 +221,4 @@ def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], di
 @register_rule(*spellings("stack"), tokens=True)
 def stack(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     """Put tokens beside each other along a new dimension."""
-    return torch.cat([one.unsqueeze(dim) for one in tensors], dim)  # type: ignore[misc]
+    return torch.cat([one.unsqueeze(dim) for one in tensors], dim)

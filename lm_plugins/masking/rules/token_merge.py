@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
@@ -21,10 +20,9 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
         """Merge tokens; an ordinary tensor or a number changes values only."""
         other = kwargs.pop("exponent") if "exponent" in kwargs else other
         if isinstance(input, MaskedTokens) and isinstance(other, MaskedTokens):
-            if not _dropped_alike(input, other):
-                if is_in_place(function):
-                    input.values, input.places = input.whole().values, input.whole().places
-                return rule(input.whole(), other.whole(), **kwargs)
+            if not _fit(input, other):
+                other, whole = other.whole(), input.whole()
+                input.values, input.places = whole.values, whole.places
             places = _merged(function, input, other)
             operands = (input.values, other.values)
         else:
@@ -46,17 +44,10 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _dropped_alike(input: MaskedTokens, other: MaskedTokens) -> bool:
-    """Whether what was dropped from the one was also from the other, so that their values fit."""
-    if not input.is_dropped and not other.is_dropped:
-        return True
-    try:
-        shape = torch.broadcast_shapes(input.values.shape, other.values.shape)
-    except RuntimeError:
-        return False
-    return len(shape) == max(input.ndim, other.ndim) and all(
-        one.whole is not None or not known.whole or not one.varies(-1) for one in input.places for known in other.places
-    )
+def _fit(input: MaskedTokens, other: MaskedTokens) -> bool:
+    """Whether values broadcast: not if tokens were dropped from one of the operands only."""
+    sizes = zip(input.values.shape[::-1], other.values.shape[::-1], strict=False)
+    return all(one == two or 1 in (one, two) for one, two in sizes)
 
 
 def _raised(places: Places, ndim: int) -> Places:
@@ -83,7 +74,11 @@ def _merged(function: Callable[..., Any], input: MaskedTokens, other: MaskedToke
         same = [i for i, known in enumerate(result) if _places_alike(known, one)]
         if same:
             result[same[0]] = _of_both(function, result[same[0]], one)
-        elif any(one.varies(dim) and known.varies(dim) and not _shares_images(one, known, dim) for known in result for dim in range(ndim)):
+        elif any(
+            one.varies(dim) and known.varies(dim) and not _shares_images(one, known, dim)
+            for known in result
+            for dim in range(ndim)
+        ):
             raise UnsupportedOperatorError(
                 f"{function_name(function)} of {input!r} and {other!r}, whose tokens belong to different positions"
             )
@@ -93,7 +88,11 @@ def _merged(function: Callable[..., Any], input: MaskedTokens, other: MaskedToke
 
 
 def _places_alike(one: Places, other: Places) -> bool:
-    return one.map_shape == other.map_shape and one.numbers.shape == other.numbers.shape and bool((one.numbers == other.numbers).all())
+    return (
+        one.map_shape == other.map_shape
+        and one.numbers.shape == other.numbers.shape
+        and bool((one.numbers == other.numbers).all())
+    )
 
 
 def _shares_images(one: Places, other: Places, dim: int) -> bool:

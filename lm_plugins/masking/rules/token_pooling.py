@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.places import Places
@@ -29,9 +27,7 @@ def _without(places: Places, dims: list[int], keepdim: bool) -> Places:
 
 
 def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
-    def rule(
-        input: MaskedTokens, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
-    ) -> MaskedTokens | Tensor:
+    def rule(input: MaskedTokens, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Any:
         """Reduce channels, or the visible tokens of every image; of no token, the result is 0."""
         dims = list(range(input.ndim)) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
         dims = sorted(one % input.ndim for one in dims)
@@ -39,7 +35,9 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
         kept = tuple(_without(one, dims, keepdim) for one in input.places if one not in over)
         for one in over:
             _check_images(function, input, one, dims, keepdim)
-        result = function(input.with_hidden(hidden_value, over) if over else input.values, dims, keepdim=keepdim, **kwargs)
+        result = function(
+            input.with_hidden(hidden_value, over) if over else input.values, dims, keepdim=keepdim, **kwargs
+        )
         if not all(one.is_full for one in over):
             hidden = input.is_hidden(over)
             shown = ~hidden.expand([input.values.shape[i] if i in dims else n for i, n in enumerate(hidden.shape)])
@@ -55,10 +53,12 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
     return rule
 
 
-def _check_images(function: Callable[..., Any], input: MaskedTokens, places: Places, dims: list[int], keepdim: bool) -> None:
+def _check_images(
+    function: Callable[..., Any], input: MaskedTokens, places: Places, dims: list[int], keepdim: bool
+) -> None:
     """All tokens of an image at once may be pooled; a part of them only for a statistic, to be used beside them."""
     left = [size for dim, size in enumerate(places.numbers.shape) if dim not in dims and size > 1]
-    if left not in ([], [places.map_shape[0]]) and not keepdim or (not left and places.map_shape[0] > 1):
+    if (left not in ([], [places.map_shape[0]]) and not keepdim) or (not left and places.map_shape[0] > 1):
         raise UnsupportedOperatorError(
             f"{function_name(function)} over the dimensions {dims} of {input!r}: means, sums and extrema are masked over all "
             "tokens of an image, or over channels"
