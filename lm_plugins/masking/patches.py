@@ -81,7 +81,8 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
         return None
     image = numbers // (h * w)
     patch = (image * (h // kernel[0]) + row // kernel[0]) * (w // kernel[1]) + column // kernel[1]
-    if bool((patch != patch[..., :1]).any()):
+    is_whole = patch[..., 0].numel() == len(patch[..., 0].unique()) and bool((patch == patch[..., :1]).all())
+    if not is_whole:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
     after = places.visibility.after_convolution(window).visible

@@ -152,7 +152,7 @@ def conv2d(
     channels = _with_channels(input, [1])
     settled: Any = channels.settled()
     if isinstance(settled, MaskedActivation):
-        return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)
+        return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)  # type: ignore[call-overload]
     is_pointwise = (
         all(size == 1 for size in weight.shape[2:]) and stride in (1, (1, 1)) and padding in (0, (0, 0), "valid")
     )

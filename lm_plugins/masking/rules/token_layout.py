@@ -57,13 +57,13 @@ def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: An
     stay = _is_in_order(input.places, after)
     if not stay:
         return _lay_out(function, input.whole(), args, kwargs)
-    if function.__name__ in _RESHAPES:
+    if function.__name__ in (*_RESHAPES, "expand"):
         shape = list(function(torch.empty(input.shape, device="meta"), *args, **kwargs).shape)
         for one, of_whole in zip(input.places, after, strict=True):
             if one.whole is not None:
                 before, now = sequence_of(one.whole), sequence_of(of_whole)
                 shape[now.dim] = one.numbers.shape[before.dim]  # type: ignore[union-attr]
-        function, args, kwargs = torch.Tensor.reshape, (shape,), {}
+        function, args, kwargs = getattr(torch.Tensor, "expand" if function.__name__ == "expand" else "reshape"), (shape,), {}
     values = function(input.values, *args, **kwargs)
     places = _places_after(function, input.places, input.values.shape, args, kwargs)
     if isinstance(values, Tensor):
