@@ -57,8 +57,8 @@ SPELLINGS = {
     "flattened heads": flattened_heads,
     "einsum": by_einsum,
     "transposed": lambda q, k, v: (
-        (v.transpose(-2, -1) @ ((k / math.sqrt(C)) @ q.transpose(-2, -1)).softmax(-2)).transpose(-2, -1)
-    ),
+        v.transpose(-2, -1) @ ((k / math.sqrt(C)) @ q.transpose(-2, -1)).softmax(-2)
+    ).transpose(-2, -1),
 }
 
 

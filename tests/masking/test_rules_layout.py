@@ -161,7 +161,7 @@ def test_padding_layers():
         samples.assert_equal_where_computed(layer(samples.activation(x)), layer(x))
 
 
-# ---- what no layout of a map or of tokens is ----------------------------------------------------------------------------------------
+# ---- what no layout of a map or of tokens is -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,9 @@ def test_class_tokens_and_position_embeddings(options):
     assert torch.equal(tokens.whole().with_hidden(0.0), expected.masked_fill(hidden, 0.0))
     assert bool((tokens.whole().places[0].numbers[:, :2] == CONSTANT).all())
     bare = tokens[:, 2:] + embedding[:, 2:]
-    assert torch.equal(bare.whole().with_hidden(0.0), (expected[:, 2:] + embedding[:, 2:]).masked_fill(hidden[:, 2:], 0))
+    assert torch.equal(
+        bare.whole().with_hidden(0.0), (expected[:, 2:] + embedding[:, 2:]).masked_fill(hidden[:, 2:], 0)
+    )
 
 
 def test_dropping_computes_the_kept_tokens_only():
@@ -209,8 +211,7 @@ def test_in_place():
 
 
 def merged_by_reshape(x):
-    x = x.reshape(N, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 2, 4, 5).flatten(3)
-    return x
+    return x.reshape(N, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 2, 4, 5).flatten(3)
 
 
 def merged_by_slices(x):
@@ -250,7 +251,9 @@ def test_normalizing_merged_patches():
     [
         lambda x: F.linear(x.flatten(2), torch.randn(3, H * W).double()),  # over positions, as a mixer
         lambda x: F.layer_norm(x.flatten(2), (C, H * W)),
-        lambda x: F.linear(x.roll(1, 3).reshape(N, C, H, 3, 2).permute(0, 2, 3, 4, 1).flatten(3), torch.ones(1, 16).double()),
+        lambda x: F.linear(
+            x.roll(1, 3).reshape(N, C, H, 3, 2).permute(0, 2, 3, 4, 1).flatten(3), torch.ones(1, 16).double()
+        ),
         lambda x: F.batch_norm(x.flatten(2).transpose(1, 2), torch.zeros(24).double(), torch.ones(24).double()),
         lambda x: x.flatten(2).mean((0, 2)),
         lambda x: windows(x).mean(1),

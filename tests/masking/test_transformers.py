@@ -18,11 +18,17 @@ from tests.references import dropping, filling
 
 timm = pytest.importorskip("timm")
 
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg  # noqa: E402
+
 MASK, DROP = MaskingOptions(tokens="mask"), MaskingOptions(tokens="drop")
 
 
 def of_timm(name, **options):
     return partial(timm.create_model, name, num_classes=5, **options)
+
+
+def mvit(config):
+    return MultiScaleVit(config, img_size=64, num_classes=5)
 
 
 def vit(name, **options):
@@ -63,7 +69,9 @@ MODELS = {
     "vit after a ResNet": (of_timm("vit_tiny_r_s16_p8_224", img_size=64, depth=2), 64),
     "naflexvit": (of_timm("naflexvit_base_patch16_gap", depth=2, embed_dim=32, num_heads=2), 64),
     "swin": (
-        of_timm("swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)),
+        of_timm(
+            "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)
+        ),
         64,
     ),
     "swin v2": (
@@ -72,11 +80,11 @@ MODELS = {
     ),
     "maxvit": (of_timm("maxvit_rmlp_pico_rw_256", img_size=64), 64),
     "coatnet": (of_timm("coatnet_pico_rw_224", img_size=64), 64),
-    "mvit v2": (of_timm("mvitv2_tiny", img_size=64, depths=(1, 1, 1), embed_dims=16), 64),
+    "mvit v2": (partial(mvit, MultiScaleVitCfg(depths=(1, 1, 1), embed_dim=16, num_heads=1)), 64),
     "pvt v2": (of_timm("pvt_v2_b0"), 64),
     "twins": (of_timm("twins_svt_small", img_size=64), 64),
-    "nest": (of_timm("nest_tiny_jx", img_size=64, embed_dims=(32, 32, 32), depths=(1, 1, 2)), 64),
-    "davit": (of_timm("davit_tiny", embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2), num_groups=(2, 2)), 64),
+    "nest": (of_timm("nest_tiny_jx", img_size=64), 64),
+    "davit": (of_timm("davit_tiny", embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)), 64),
     "levit": (of_timm("levit_128s", img_size=64), 64),
     "pit": (of_timm("pit_ti_224", img_size=64), 64),
     "mobilevit": (of_timm("mobilevit_xxs"), 64),
@@ -84,15 +92,28 @@ MODELS = {
     "edgenext": (of_timm("edgenext_xx_small"), 64),
     "efficientformer": (of_timm("efficientformer_l1"), 224),
     "efficientvit of MIT": (of_timm("efficientvit_b0"), 64),
-    "efficientvit of Microsoft": (of_timm("efficientvit_m0", img_size=128), 128),
-    "tiny vit": (of_timm("tiny_vit_5m_224", img_size=64), 64),
+    "efficientvit of Microsoft": (of_timm("efficientvit_m0"), 224),
+    "tiny vit": (of_timm("tiny_vit_5m_224"), 64),
     "fastvit": (of_timm("fastvit_t8"), 64),
-    "caformer": (of_timm("caformer_s18", depths=(1, 1, 1, 1), dims=(16, 16, 32, 32)), 64),
-    "poolformer": (of_timm("poolformer_s12", layers=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32)), 64),
-    "resnet of CLIP": (of_timm("resnet50_clip.openai", img_size=64, layers=(1, 1, 1, 1)), 64),
+    "caformer": (of_timm("caformer_s18"), 64),
+    "poolformer": (of_timm("poolformer_s12"), 64),
+    "resnet of CLIP": (of_timm("resnet50_clip.openai", img_size=64), 64),
     "botnet": (of_timm("botnet26t_256", img_size=128), 128),
 }
-SLOW = ("efficientformer", "tiny vit", "efficientvit of Microsoft", "botnet", "maxvit", "coatnet", "twins", "levit", "fastvit")
+SLOW = (
+    *(
+        "botnet",
+        "caformer",
+        "coatnet",
+        "efficientformer",
+        "efficientvit of Microsoft",
+        "fastvit",
+        "levit",
+        "maxvit",
+        "nest",
+    ),
+    *("poolformer", "pvt v2", "resnet of CLIP", "tiny vit", "twins"),
+)
 
 
 @dataclass
@@ -118,6 +139,17 @@ def lively(model):
     return model.double().eval()
 
 
+def conditioned(model, x):
+    """Give batch norms the statistics of `x`, or random ones would drown everything."""
+    norms = [one for one in model.modules() if isinstance(one, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.inference_mode():
+        model(x)
+    return model.eval()
+
+
 def four_masks(size):
     """Half of the 8x8 patches; a disc; all but one patch; nothing."""
     patches = (torch.rand(size // 8, size // 8) > 0.5).repeat_interleave(8, 0).repeat_interleave(8, 1)
@@ -139,6 +171,7 @@ def subject(request):
         warnings.simplefilter("ignore")
         model = lively(build())
     x, visible = torch.randn(4, 3, size, size).double(), four_masks(size)
+    conditioned(model, x)
     with torch.inference_mode():
         return Subject(model, x, visible, lm.LayerMasked(model, MASK)(x, visible))
 
@@ -155,7 +188,7 @@ def test_all_visible_is_the_plain_model(subject):
     for options in (MASK, DROP):  # the engine without the shortcut
         assert_close(run_masked(subject.model, subject.x, torch.ones_like(subject.visible), options), plain)
     change = (subject.output - plain).abs().amax(1)
-    assert (change > 1e-3 * plain.abs().amax(1)).all()
+    assert (change > 1e-4 * plain.abs().amax(1)).all()
 
 
 @torch.inference_mode()
@@ -305,6 +338,6 @@ def test_the_error_of_the_model_itself_surfaces():
 
 
 def test_a_mixer_has_no_masked_meaning():
-    model = of_timm("mixer_s32_224", img_size=64, num_blocks=1)().eval()
+    model = of_timm("mixer_s32_224", img_size=64)().eval()
     with pytest.raises(lm.errors.UnsupportedOperatorError, match=r"(?s)linear, called in 'blocks.0.mlp_tokens.fc1"):
         lm.LayerMasked(model)(torch.randn(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.bool))

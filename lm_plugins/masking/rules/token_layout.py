@@ -63,7 +63,11 @@ def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: An
             if one.whole is not None:
                 before, now = sequence_of(one.whole), sequence_of(of_whole)
                 shape[now.dim] = one.numbers.shape[before.dim]  # type: ignore[union-attr]
-        function, args, kwargs = getattr(torch.Tensor, "expand" if function.__name__ == "expand" else "reshape"), (shape,), {}
+        function, args, kwargs = (
+            getattr(torch.Tensor, "expand" if function.__name__ == "expand" else "reshape"),
+            (shape,),
+            {},
+        )
     values = function(input.values, *args, **kwargs)
     places = _places_after(function, input.places, input.values.shape, args, kwargs)
     if isinstance(values, Tensor):
