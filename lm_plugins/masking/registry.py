@@ -204,19 +204,18 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
 
     def act() -> Any:
-        refusal = UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
-        if not _holds_tokens((args, kwargs)):
+        refusal = None
+        if function in _RULES and not _holds_tokens((args, kwargs)):
             try:
-                if function in _RULES:
-                    return _RULES[function](*args, **kwargs)
+                return _RULES[function](*args, **kwargs)
             except UnsupportedOperatorError as error:
                 refusal = error
         if function not in _TOKEN_RULES:
-            raise refusal
+            raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
         try:
             return _TOKEN_RULES[function](*_as_tokens(args), **_as_tokens(kwargs))
         except UnsupportedOperatorError as error:
-            raise (error if _holds_tokens((args, kwargs)) or function not in _RULES else refusal) from None
+            raise (refusal or error) from None
 
     observer = _observer.get()
     return act() if observer is None else observer(function, args, kwargs, act)

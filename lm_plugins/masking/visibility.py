@@ -42,9 +42,10 @@ class Visibility:
         return self.options.stem if self.is_image else self.options.visible
 
     def _seen_through(self, window: Window) -> Mask:
-        if self.is_image and window.is_patch and self.options.patches != "any":
+        is_patch = self.is_image and window.is_patch
+        if is_patch and self.options.patches != "any":
             return self.visible.covered(window, 1.0 if self.options.patches == "all" else self.options.coverage)
-        if self._rule == "any":
+        if is_patch or self._rule == "any":
             return self.visible.any_in(window)
         return self.visible.resampled(window, self.options.coverage)
 
