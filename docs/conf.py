@@ -27,12 +27,12 @@ shutil.copytree(DOCS.parent / "notebooks", DOCS / "notebooks", ignore=shutil.ign
 
 # The table of supported functions, from the rule table itself, so that it cannot drift.
 by_rule: dict[tuple[str, str, str], list[str]] = {}
-for function, rule in registered_functions().items():
+for function, rule in (*registered_functions().items(), *registered_functions(tokens=True).items()):
     key = (rule.__module__.rsplit(".", 1)[-1], rule.__name__, (rule.__doc__ or "").split("\n")[0])
     by_rule.setdefault(key, []).append(function_name(function))
 (DOCS / "generated").mkdir(exist_ok=True)
 (DOCS / "generated" / "supported_functions.md").write_text(
-    f"{len(registered_functions())} spellings of torch functions have a rule.\n\n"
+    f"{len({**registered_functions(), **registered_functions(tokens=True)})} spellings of torch functions have a rule.\n\n"
     "| kind | what it does | functions |\n|---|---|---|\n"
     + "".join(
         f"| {kind} | {text} | {', '.join(f'`{one}`' for one in sorted(names))} |\n"

@@ -2,7 +2,7 @@
 
 import torch
 
-from lm_plugins.masking import MaskedActivation
+from lm_plugins.masking import MaskedActivation, MaskedTokens
 
 
 def overwrite_hidden(value=None, seed=0):
@@ -15,7 +15,7 @@ def overwrite_hidden(value=None, seed=0):
     def observer(function, args, kwargs, act):
         result = act()
         for one in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(one, MaskedActivation):
+            if isinstance(one, (MaskedActivation, MaskedTokens)):
                 _overwrite(one, value, generator)
         return result
 

@@ -214,8 +214,8 @@ def test_unsupported_functions_are_all_named_with_their_module_paths(x):
 
 
 def test_a_function_called_in_a_way_that_its_rule_does_not_cover(x):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(dim=-1)).eval()
-    with pytest.raises(errors.UnsupportedOperatorError, match=r"softmax, called in '1 \(Softmax\)'"):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 6, 8])).eval()
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"layer_norm, called in '1 \(LayerNorm\)'"):
         lm.LayerMasked(model)(x, VISIBLE)
 
     class Rows(nn.Module):

@@ -7,6 +7,7 @@ from lm_plugins.masking.model import MASKED, LayerMasked, as_visible, run_masked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
 from lm_plugins.masking.registry import observing, register_rule, registered_functions, unregister_rule
+from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
 
@@ -16,6 +17,7 @@ __all__ = [
     "LayerMasked",
     "Mask",
     "MaskedActivation",
+    "MaskedTokens",
     "MaskingOptions",
     "Visibility",
     "Window",

@@ -1,19 +1,19 @@
 """An activation of which a part is hidden: the carrier that travels through an unmodified model."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
 from lm_plugins.masking.positions import filled, sum_over
-from lm_plugins.masking.registry import call_rule
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
+
+if TYPE_CHECKING:
+    from lm_plugins.masking.tokens import MaskedTokens
 
 __all__ = ["NCHW", "MaskedActivation"]
 
@@ -21,11 +21,8 @@ __all__ = ["NCHW", "MaskedActivation"]
 NCHW = ("N", "C", "H", "W")
 
 
-class MaskedActivation:
+class MaskedActivation(Carrier):
     """An activation, what of it is visible, and which of its dimensions are spatial.
-
-    It is not a tensor. Torch functions, methods and operators that a model calls on it are handed to the rule table
-    through ``__torch_function__``; one without a rule is an error, so nothing ever computes on hidden values unseen.
 
     The invariant: values at hidden positions (not in ``visibility.computed``) are unspecified.
 
@@ -43,6 +40,12 @@ class MaskedActivation:
         self.dims = dims
 
     # ---- for rules -------------------------------------------------------------------------------------------------
+
+    def as_tokens(self) -> "MaskedTokens":
+        """The same values with their positions as tokens, for layouts that are no map."""
+        from lm_plugins.masking.tokens import MaskedTokens  # tokens turn into maps, and maps into tokens
+
+        return MaskedTokens.of_map(self)
 
     def like(self, values: Tensor) -> "MaskedActivation":
         """The same regions and dimensions with other values; itself if a function worked in place."""
@@ -131,86 +134,6 @@ class MaskedActivation:
             values, known = fill(values, plan, count, in_place=False), plan.known_after(count)
         return values.masked_fill(self.spread(region.positions & ~known), 0.0)
 
-    # ---- what models ask a tensor --------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the values."""
-        return self.values.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions of the values."""
-        return self.values.ndim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the values."""
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the values."""
-        return self.values.device
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether autograd follows the values."""
-        return self.values.requires_grad
-
-    @property
-    def is_cuda(self) -> bool:
-        """Whether the values are on a CUDA device."""
-        return self.values.is_cuda
-
-    def __len__(self) -> int:
-        return len(self.values)
-
     def __repr__(self) -> str:
         shape = ", ".join(f"{letter}={size}" for letter, size in zip(self.dims, self.shape, strict=True))
         return f"MaskedActivation({shape}, dtype={self.dtype})"
-
-    # ---- to the rule table -----------------------------------------------------------------------------------------------
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return call_rule(function, args, kwargs or {})
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(torch.Tensor, name):
-            raise AttributeError(f"a masked activation has no attribute {name!r}")
-        method = getattr(torch.Tensor, name)
-        if callable(method):
-            return partial(_call_method, method, self)
-        raise UnsupportedOperatorError(f"no masking rule for torch.Tensor.{name}")
-
-    def __iter__(self) -> Any:
-        raise UnsupportedOperatorError("no masking rule for iterating over an activation")
-
-    def __bool__(self) -> bool:
-        raise UnsupportedOperatorError("no masking rule for torch.Tensor.__bool__")
-
-
-def _call_method(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return call_rule(method, args, kwargs)
-
-
-def _forward_operator(name: str) -> Callable[..., Any]:
-    method = getattr(torch.Tensor, name)
-
-    def operator(*args: Any) -> Any:
-        return call_rule(method, args, {})
-
-    operator.__name__ = name
-    return operator
-
-
-# Python looks operators up on the class, never through __getattr__.
-for _name in (
-    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
-    "__itruediv__ __pow__ __rpow__ __ipow__ __neg__ __abs__ __matmul__ __rmatmul__ __floordiv__ __mod__ __getitem__ "
-    "__setitem__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __invert__"
-).split():
-    setattr(MaskedActivation, _name, _forward_operator(_name))

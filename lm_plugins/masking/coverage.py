@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.registry import function_name, has_rule, observing
@@ -129,7 +130,7 @@ def _module_path(names: dict[int, str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, MaskedActivation):
+    if isinstance(value, Carrier):
         return value.values
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}

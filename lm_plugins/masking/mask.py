@@ -15,6 +15,9 @@ __all__ = ["Mask"]
 
 T = TypeVar("T")
 
+#: Another region, and which of its positions these are: int64 ``(N, H, W)``.
+_Origin = tuple["Mask", Tensor]
+
 
 class Mask:
     """A region at one resolution. Immutable; every result is cached, so that layers of one geometry share it.
@@ -25,11 +28,14 @@ class Mask:
     Args:
         positions: Bool ``(N, H, W)``, True = in the region. Nothing outside of `inside` is True.
         inside: Bool ``(H, W)``, or None if every position belongs to the image.
+        origin: Where the positions were taken from, if from another region: rows or columns left out, windows that
+            became images, images repeated. So they can be put back.
     """
 
-    def __init__(self, positions: Tensor, inside: Tensor | None = None) -> None:
+    def __init__(self, positions: Tensor, inside: Tensor | None = None, origin: "_Origin | None" = None) -> None:
         self.positions = positions
         self.inside = inside
+        self._origin = origin
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -78,7 +84,11 @@ class Mask:
         """The positions in whose window something of the region lies."""
         if window.is_identity:
             return self
-        return self._cached(("any", window), lambda: Mask(_any_in(self.positions, window), self._inside_after(window)))
+
+        def make() -> Mask:
+            return Mask(_any_in(self.positions, window), self._inside_after(window))
+
+        return self._cached(("any", window), lambda: self._after(lambda whole: whole.any_in(window), make))
 
     def resampled(self, window: Window, coverage: float) -> "Mask":
         """The positions whose own part of the map is covered by the region to at least `coverage`, through `window`.
@@ -101,7 +111,41 @@ class Mask:
             is_lost = ~positions.flatten(1).any(1)  # (N,)
             return Mask(positions | (is_lost[:, None, None] & any_in.positions), any_in.inside)
 
-        return self._cached(("resampled", window, coverage), make)
+        key = ("resampled", window, coverage)
+        return self._cached(key, lambda: self._after(lambda whole: whole.resampled(window, coverage), make))
+
+    def covered(self, window: Window, share: float) -> "Mask":
+        """The positions of whose window the region covers at least `share`, every position of it counting alike.
+
+        Below a share of 1, anything in the window suffices in an image that would lose its last position.
+        """
+        if window.is_identity:
+            return self
+
+        def make() -> Mask:
+            inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
+            possible = _count_in(inside, window, torch.float32)[:, 0]
+            count = _count_in(self.positions, window, torch.float32)[:, 0]
+            positions = (count >= share * possible - 1e-3) & (count > 0)
+            if share < 1:
+                is_lost = ~positions.flatten(1).any(1)  # (N,)
+                positions |= is_lost[:, None, None] & (count > 0)
+            return Mask(positions, self._inside_after(window))
+
+        return self._cached(("covered", window, share), make)
+
+    def rings_in_patches(self, window: Window, plan: FillPlan) -> int:
+        """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
+
+        def make() -> int:
+            partly = self.any_in(window).positions
+            for dim, size in enumerate(window.kernel, start=1):
+                partly = partly.repeat_interleave(size, dim)
+            needed = torch.zeros_like(self.positions)
+            needed[:, : partly.shape[1], : partly.shape[2]] = partly[:, : self.size[0], : self.size[1]]
+            return plan.rings_to_cover(needed if self.inside is None else needed & self.inside)
+
+        return self._cached(("rings in patches", window, id(plan)), make)
 
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
@@ -210,13 +254,72 @@ class Mask:
     def cut(self, rows: slice, columns: slice) -> "Mask":
         """The region of a slice of the map."""
         key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
-        return self._cached(
-            key,
-            lambda: Mask(
-                self.positions[:, rows, columns],
-                None if self.inside is None else _none_if_all(self.inside[rows, columns]),
-            ),
+        is_sparse = (rows.step or 1, columns.step or 1) != (1, 1)
+
+        def make() -> Mask:
+            inside = None if self.inside is None else _none_if_all(self.inside[rows, columns])
+            whole, numbers = self.numbered()
+            origin = (whole, numbers[:, rows, columns]) if is_sparse else None
+            return Mask(self.positions[:, rows, columns], inside, origin)
+
+        return self._cached(key, make)
+
+    # ---- positions as tokens -------------------------------------------------------------------------------------------
+
+    def numbered(self) -> tuple["Mask", Tensor]:
+        """The region that numbers the positions, and int64 ``(N, H, W)``: their numbers in it.
+
+        That is the region itself, or its origin.
+        """
+        if self._origin is not None:
+            return self._origin
+        return self, self._cached(
+            "numbers",
+            lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions),
         )
+
+    def taken(self, numbers: Tensor) -> "Mask":
+        """The region of a map made of the positions with these numbers, int64 ``(N', H', W')``. The same for the same.
+
+        Of a map with an inside, whole images only.
+        """
+        earlier: list[Mask] = self._cached("taken", list)
+        for one in earlier:
+            if torch.equal(one.numbered()[1], numbers):
+                return one
+        inside = None if self.inside is None else self.inside.flatten()[numbers[0] % self.inside.numel()]
+        earlier.append(Mask(self.positions.flatten()[numbers], inside, (self, numbers)))
+        return earlier[-1]
+
+    def is_cut_of_same(self, other: "Mask") -> bool:
+        """Whether both hold different positions of one region."""
+        mine, theirs = self._origin, other._origin
+        return mine is not None and theirs is not None and mine[0] is theirs[0] and self is not other
+
+    def _copied(self) -> tuple["Mask", Tensor] | None:
+        """The region of which all images of this one are images, and which, int64 ``(N,)``; None if they are not."""
+        if self._origin is None:
+            return None
+
+        def find() -> tuple[Mask, Tensor] | None:
+            whole, numbers = self.numbered()
+            image = numbers[:, 0, 0] // (whole.size[0] * whole.size[1])
+            is_copy = whole.size == self.size and torch.equal(whole.numbered()[1][image], numbers)
+            return (whole, image) if is_copy else None
+
+        return self._cached("copied", find)
+
+    def _after(self, operation: Callable[["Mask"], "Mask"], make: Callable[[], "Mask"]) -> "Mask":
+        """The result of `make`, or of an operation on the region that this one repeats, repeated."""
+        copied = self._copied()
+        if copied is None:
+            return make()
+        whole = operation(copied[0])
+        return whole.taken(whole.numbered()[1][copied[1]])
+
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Something made from this region, made once."""
+        return self._cached(key, make)
 
     def padded(self, padding: Sequence[int], mode: str) -> "Mask":
         """The region after `torch.nn.functional.pad` of the map with (left, right, top, bottom).

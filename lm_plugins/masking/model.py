@@ -21,6 +21,7 @@ from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.prepare import prepared
 from lm_plugins.masking.promise import afterwards
+from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
@@ -275,6 +276,8 @@ def _ordinary(output: Any) -> Any:
         return output.with_hidden(0.0)
     if isinstance(output, Future):
         return afterwards(output, _ordinary)
+    if isinstance(output, MaskedTokens):
+        return output.whole().with_hidden(0.0)
     if isinstance(output, dict):
         items = {key: _ordinary(value) for key, value in output.items()}
         try:

@@ -23,6 +23,12 @@ class MaskingOptions:
             sparse convolution.
         coverage: The share that suffices, above 0, up to 1.
         stem: The same for the first convolution, which reads pixels: ``"any"`` (published), or ``"coverage"``.
+        patches: The same where the first convolution cuts the image into patches that do not overlap (ViT, Swin,
+            ConvNeXt): the patch is visible, as a token, if ``"any"`` of its pixels is, if at least the share `coverage`
+            is, or if ``"all"`` are. Hidden pixels of a visible patch are padded from their neighbours.
+        tokens: How a transformer leaves out hidden tokens; the results agree up to rounding. ``"drop"``: they are not
+            computed at all, where the layout allows, so that it is faster the more is hidden. ``"mask"``: they are
+            computed, and are no keys of any attention.
         computed: What a convolution takes as known. ``"visible"``: only visible positions (published). ``"any"``:
             also those that an earlier convolution of the same block computed; merges and pooling fall back to
             the visible region.
@@ -64,6 +70,8 @@ class MaskingOptions:
     visible: Literal["any", "coverage"] = "coverage"
     coverage: float = 0.3
     stem: Literal["any", "coverage"] = "any"
+    patches: Literal["any", "coverage", "all"] = "coverage"
+    tokens: Literal["drop", "mask"] = "drop"
     computed: Literal["visible", "any"] = "any"
     addition: Literal["intersection", "union"] = "intersection"
     concatenation: Literal["union", "intersection", "majority"] = "union"

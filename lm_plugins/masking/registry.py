@@ -30,6 +30,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
 _RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+_TOKEN_RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
 _overridable: set[Any] = set()
 
@@ -37,7 +38,9 @@ _overridable: set[Any] = set()
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
 
 
-def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Callable[[Rule], Rule]:
+def register_rule(
+    *functions: Callable[..., Any], overwrite: bool = False, tokens: bool = False
+) -> Callable[[Rule], Rule]:
     """Register a rule: how torch functions act on an activation of which a part is hidden.
 
     A rule is written with the torch function's own signature. Where torch passes a tensor, it gets a
@@ -49,6 +52,8 @@ def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Ca
         functions: Torch functions or methods, public objects such as ``torch.nn.functional.relu``, ``torch.relu``,
             ``torch.Tensor.relu_``. Register all spellings that models use.
         overwrite: Replace existing rules instead of raising.
+        tokens: The rule is for `lm_plugins.masking.MaskedTokens`, whose positions are in any layout. A map is turned
+            into them where its own rule is missing or refuses.
 
     Returns:
         A decorator that returns the rule unchanged.
@@ -76,7 +81,8 @@ def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Ca
                 "function or method that the model calls, such as torch.nn.functional.relu or torch.Tensor.add; "
                 "lm_plugins.coverage(model, x) prints it."
             )
-    taken = [function_name(function) for function in functions if function in _RULES]
+    table = _TOKEN_RULES if tokens else _RULES
+    taken = [function_name(function) for function in functions if function in table]
     if taken and not overwrite:
         raise DuplicateRuleError(
             f"{', '.join(taken)} already has a masking rule. Pass overwrite=True to replace it for the whole program."
@@ -84,26 +90,28 @@ def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Ca
 
     def register(rule: Rule) -> Rule:
         for function in functions:
-            _RULES[function] = rule
+            table[function] = rule
         return rule
 
     return register
 
 
-def unregister_rule(*functions: Callable[..., Any]) -> None:
+def unregister_rule(*functions: Callable[..., Any], tokens: bool = False) -> None:
     """Take the rules of `functions` out of the table.
 
     Args:
         functions: Torch functions that have a rule.
+        tokens: The rules for tokens, as in `register_rule`.
 
     Raises:
         RuleError: A function has no rule.
     """
+    table = _TOKEN_RULES if tokens else _RULES
     for function in functions:
-        if function not in _RULES:
+        if function not in table:
             raise RuleError(f"{function_name(function)} has no masking rule that could be taken out.")
     for function in functions:
-        del _RULES[function]
+        del table[function]
 
 
 def _is_overridable(function: Any) -> bool:
@@ -152,13 +160,13 @@ def is_in_place(function: Callable[..., Any]) -> bool:
 
 
 def has_rule(function: Callable[..., Any]) -> bool:
-    """Whether `function` has a rule."""
-    return function in _RULES
+    """Whether `function` has a rule, for maps or for tokens."""
+    return function in _RULES or function in _TOKEN_RULES
 
 
-def registered_functions() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """A copy of the table: torch function to rule."""
-    return dict(_RULES)
+def registered_functions(tokens: bool = False) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """A copy of the table: torch function to rule, for maps or for tokens."""
+    return dict(_TOKEN_RULES if tokens else _RULES)
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -171,8 +179,24 @@ def function_name(function: Callable[..., Any]) -> str:
     return f"{module}.{qualified}" if module else str(qualified)
 
 
+def _holds_tokens(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tokens(one) for one in value)
+    if isinstance(value, dict):
+        return any(_holds_tokens(one) for one in value.values())
+    return getattr(type(value), "is_tokens", False)
+
+
+def _as_tokens(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return type(value)(_as_tokens(one) for one in value)
+    if isinstance(value, dict):
+        return {name: _as_tokens(one) for name, one in value.items()}
+    return value.as_tokens() if hasattr(type(value), "as_tokens") else value
+
+
 def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Let the rule of a torch function act.
+    """Let the rule of a torch function act: the one for maps if all carriers are maps and it can, or the one for tokens.
 
     Raises:
         UnsupportedOperatorError: The function has no rule.
@@ -180,10 +204,18 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
 
     def act() -> Any:
-        rule = _RULES.get(function)
-        if rule is None:
-            raise UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
-        return rule(*args, **kwargs)
+        refusal = None
+        if function in _RULES and not _holds_tokens((args, kwargs)):
+            try:
+                return _RULES[function](*args, **kwargs)
+            except UnsupportedOperatorError as error:
+                refusal = error
+        if function not in _TOKEN_RULES:
+            raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
+        try:
+            return _TOKEN_RULES[function](*_as_tokens(args), **_as_tokens(kwargs))
+        except UnsupportedOperatorError as error:
+            raise (refusal or error) from None
 
     observer = _observer.get()
     return act() if observer is None else observer(function, args, kwargs, act)

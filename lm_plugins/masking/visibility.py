@@ -43,7 +43,10 @@ class Visibility:
         return self.options.stem if self.is_image else self.options.visible
 
     def _seen_through(self, window: Window) -> Mask:
-        if self._rule == "any":
+        is_patch = self.is_image and window.is_patch
+        if is_patch and self.options.patches != "any":
+            return self.visible.covered(window, 1.0 if self.options.patches == "all" else self.options.coverage)
+        if is_patch or self._rule == "any":
             return self.visible.any_in(window)
         return self.visible.resampled(window, self.options.coverage)
 
@@ -54,6 +57,8 @@ class Visibility:
         plan = self._known.fill_plan(self.options.diagonal, self.options.padding_epsilon)
         if window.kernel == (1, 1):
             return plan, int(self.options.pointwise_ring)
+        if window.is_patch and window.padding[0] == window.padding[2] == 0:
+            return plan, self._known.rings_in_patches(window, plan)
         # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one: under
         # the any-rule, past a border of the image, and where a stride would skip the last visible position.
         by_centre = self._rule == "coverage" and self.options.computed == "visible"

@@ -45,6 +45,11 @@ class Window:
         return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
 
     @property
+    def is_patch(self) -> bool:
+        """Whether windows do not overlap, so that they cut the map into patches."""
+        return self.kernel == self.stride and self.dilation == (1, 1) and self.kernel != (1, 1)
+
+    @property
     def keeps_grid(self) -> bool:
         """Whether output positions lie on the centres of the windows of the input positions of the same index."""
         if self.stride != (1, 1) or not all(k % 2 for k in self.kernel):

@@ -16,7 +16,7 @@ from tests.golden import deterministic
 
 LISTED = torchvision.models.list_models(module=torchvision.models)
 
-# Transformers mix all positions by attention, for which there are no rules yet.
+# Transformers have small images and tests of their own, in test_transformers.py.
 EXCLUDED = {
     "maxvit_t",
     *(f"swin{version}_{size}" for version in ("", "_v2") for size in "tsb"),

@@ -257,3 +257,41 @@ def test_different_questions_have_different_answers():
     assert mask.fill_plan(0.3, 0.0) is not mask.fill_plan(1.0, 0.0)
     assert mask.mean_correction(window, torch.float32).dtype != mask.mean_correction(window, torch.float64).dtype
     assert mask.padded([1, 1, 1, 1], "constant") is not mask.padded([1, 1, 1, 1], "reflect")
+
+
+# ---- positions as tokens -----------------------------------------------------------------------------------------------
+
+
+def test_a_sparse_cut_knows_its_origin():
+    mask = Mask(torch.rand(2, 6, 8) > 0.5)
+    whole, numbers = mask.numbered()
+    assert whole is mask
+    assert torch.equal(numbers.flatten(), torch.arange(96))
+    rows, columns = slice(1, None, 2), slice(None, None, 2)
+    cut = mask.cut(rows, columns)
+    assert cut.numbered()[0] is mask
+    assert torch.equal(cut.numbered()[1], numbers[:, rows, columns])
+    assert cut.is_cut_of_same(mask.cut(slice(0, None, 2), columns))
+    assert not cut.is_cut_of_same(cut)
+    assert not cut.is_cut_of_same(mask)
+    assert mask.cut(slice(1, 4), slice(None)).numbered()[0] is not mask  # a region of its own
+
+
+def test_images_repeated_pass_windows_as_the_images_do():
+    mask = Mask(torch.rand(2, 6, 8) > 0.5)
+    repeated = mask.taken(mask.numbered()[1].repeat_interleave(3, 0))
+    assert mask.taken(mask.numbered()[1].repeat_interleave(3, 0)) is repeated
+    window = Window((3, 3), (2, 2), (1, 0, 1, 0), (1, 1))
+    for operation in (lambda one: one.any_in(window), lambda one: one.resampled(window, 0.4)):
+        after, expected = operation(repeated), operation(mask)
+        assert torch.equal(after.positions, expected.positions.repeat_interleave(3, 0))
+        assert after.numbered()[0] is expected
+
+
+def test_windows_as_images():
+    mask = Mask(torch.rand(1, 4, 6) > 0.5)
+    numbers = mask.numbered()[1].reshape(2, 2, 2, 3).permute(0, 2, 1, 3).reshape(4, 2, 3)
+    windows = mask.taken(numbers)
+    assert torch.equal(windows.positions, mask.positions.flatten()[numbers])
+    window = Window((2, 2), (1, 1), (1, 0, 1, 0), (1, 1))
+    assert torch.equal(windows.any_in(window).positions, Mask(windows.positions).any_in(window).positions)

@@ -118,3 +118,46 @@ def test_observers_see_every_call_and_leave_when_done(x):
         raise ZeroDivisionError
     masked(x, VISIBLE)
     assert len(seen) == count
+
+
+# ---- rules for tokens --------------------------------------------------------------------------------------------------
+
+
+def test_rules_for_tokens_have_a_table_of_their_own(x):
+    model = nn.Sequential(nn.Flatten(2), Inverse()).eval()
+    before = registered_functions(), registered_functions(tokens=True)
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"no masking rule for torch\.erfinv"):
+        lm.LayerMasked(model)(x, VISIBLE)
+
+    @lm.register_rule(torch.erfinv, tokens=True)
+    def erfinv(input):
+        return input.like(torch.erfinv(input.values))
+
+    try:
+        expected = torch.erfinv(torch.tanh(x.flatten(2))).masked_fill(~VISIBLE.flatten(), 0.0)
+        torch.testing.assert_close(lm.LayerMasked(model)(x, VISIBLE), expected)
+        assert registered_functions() == before[0]
+        with pytest.raises(errors.DuplicateRuleError, match=r"torch\.erfinv already has"):
+            lm.register_rule(torch.erfinv, tokens=True)
+        with pytest.raises(errors.RuleError, match="no masking rule that could be taken out"):
+            lm.unregister_rule(torch.erfinv)
+    finally:
+        lm.unregister_rule(torch.erfinv, tokens=True)
+    assert registered_functions(tokens=True) == before[1]
+
+
+def test_a_rule_for_tokens_serves_maps_that_have_none(x):
+    @lm.register_rule(torch.erfinv, tokens=True)
+    def erfinv(input):
+        return input.like(torch.erfinv(input.values)).settled()
+
+    try:
+        expected = torch.erfinv(torch.tanh(x)).masked_fill(~VISIBLE, 0.0)
+        torch.testing.assert_close(lm.LayerMasked(Inverse().eval())(x, VISIBLE), expected)
+    finally:
+        lm.unregister_rule(torch.erfinv, tokens=True)
+
+
+class Inverse(nn.Module):
+    def forward(self, x):
+        return torch.erfinv(torch.tanh(x))

@@ -169,22 +169,19 @@ def test_in_place_with_a_number_changes_the_activation_itself():
     samples.assert_equal_where_computed(given, samples.values() * 2 + 1)
 
 
-def test_what_would_enlarge_the_activation_is_refused():
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
-        samples.activation() + torch.ones(3, 2, 4, 6, 7)
-    for plain in (torch.ones(3, 4, 6, 7), torch.ones(1, 2, 1, 1)):
-        with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
-            samples.activation() * plain
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="would enlarge the activation"):
-        samples.activation(samples.values(1, 4, 1, 1)) * torch.ones(1, 1, 6, 7)
-
-
 def test_a_map_of_one_channel_scales_channels():
     x, plain = samples.values(2, 1), samples.values(2, 4, 1, 1, seed=1)
     given = samples.activation(x)
     for result in (plain * given, given * plain):
         assert result.shape == (2, 4, 6, 7)
         samples.assert_equal_where_computed(result, x * plain)
+
+
+def test_an_ordinary_tensor_may_add_channels():
+    added = samples.activation() + torch.ones(3, 2, 4, 6, 7)
+    assert added.shape == (3, 2, 4, 6, 7)
+    widened = samples.activation(samples.values(1, 1)) * torch.arange(4.0).reshape(1, 4, 1, 1)
+    samples.assert_equal_where_computed(widened, samples.values(1, 1) * torch.arange(4.0).reshape(1, 4, 1, 1))
 
 
 def test_writing_into_an_ordinary_tensor_is_refused():

@@ -54,6 +54,38 @@ def test_the_stem_has_a_rule_of_its_own(stem, visible):
     assert after.after_convolution(STRIDED).visible is by_rule[visible](STRIDED)
 
 
+@pytest.mark.parametrize(("patches", "least"), [("any", 1), ("coverage", 0.3 * 6), ("all", 6)])
+def test_patches_of_pixels_have_a_rule_of_their_own(patches, least):
+    window = Window((2, 3), (2, 3), (0, -1, 0, 0), (1, 1))  # the last column is never looked at
+    given = visibility(MaskingOptions(patches=patches, stem="coverage"), is_image=True)
+    n, h, w = given.visible.positions.shape
+    count = given.visible.positions[:, : h // 2 * 2, : w // 3 * 3].reshape(n, h // 2, 2, w // 3, 3).sum((2, 4))
+    assert torch.equal(given.after_convolution(window).visible.positions, count >= least)
+    later = replace(given, is_image=False)
+    assert later.after_convolution(window).visible is later.visible.resampled(window, 0.3)
+
+
+def test_a_patch_is_kept_where_none_is_covered_enough():
+    positions = torch.zeros(2, 4, 4, dtype=torch.bool)
+    positions[0, 0, 0] = True
+    window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
+    for patches, kept in (("any", True), ("coverage", True), ("all", False)):
+        given = Visibility(Mask(positions), Mask(positions), MaskingOptions(patches=patches), is_image=True)
+        assert given.after_convolution(window).visible.positions.flatten().tolist() == [kept, False]
+
+
+def test_padding_completes_patches_and_no_more():
+    positions = torch.zeros(1, 8, 8, dtype=torch.bool)
+    positions[0, :4, :4] = True
+    window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
+    aligned = Visibility(Mask(positions), Mask(positions), MaskingOptions(), is_image=True)
+    assert aligned.padding_for(window)[1] == 0
+    partly = positions.clone()
+    partly[0, 0, 5] = True
+    beside = Visibility(Mask(partly), Mask(partly), MaskingOptions(), is_image=True)
+    assert beside.padding_for(window)[1] == 3
+
+
 def test_pixels_stay_pixels_until_a_window_looks_at_them():
     given = visibility(MaskingOptions(), is_image=True)
     other = visibility(MaskingOptions(), is_image=True, seed=1)

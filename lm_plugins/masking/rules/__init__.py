@@ -1,6 +1,10 @@
-"""The rules of torch's functions, one file per behaviour. Importing this package fills the table."""
+"""The rules of torch's functions, one file per behaviour. Importing this package fills the table.
+
+Those for maps come first; the ones named after tokens, and attention, act on `lm_plugins.masking.MaskedTokens`.
+"""
 
 from lm_plugins.masking.rules import (
+    attention,
     convolution,
     extrema,
     head,
@@ -12,9 +16,14 @@ from lm_plugins.masking.rules import (
     queries,
     resizing,
     statistics,
+    token_channels,
+    token_layout,
+    token_merge,
+    token_pooling,
 )
 
 __all__ = [
+    "attention",
     "convolution",
     "extrema",
     "head",
@@ -26,4 +35,8 @@ __all__ = [
     "queries",
     "resizing",
     "statistics",
+    "token_channels",
+    "token_layout",
+    "token_merge",
+    "token_pooling",
 ]

@@ -135,6 +135,8 @@ def _joined(
     join: Callable[[list[Tensor]], Tensor], tensors: Sequence[MaskedActivation | Tensor], dims: tuple[str, ...]
 ) -> MaskedActivation:
     first, *others = (one.visibility for one in tensors if isinstance(one, MaskedActivation))
+    if any(one.visible.is_cut_of_same(first.visible) for one in others):
+        raise UnsupportedOperatorError("joining several cuts of one map puts patches into channels: a matter of tokens")
     visibility = first.after_concatenation(others)
     # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.
     values = [one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors]

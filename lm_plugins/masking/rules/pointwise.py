@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 
 __all__: list[str] = []
@@ -26,16 +26,16 @@ _CONVERSIONS = "to type_as".split()
 
 
 def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedActivation, *args: Any, **kwargs: Any) -> MaskedActivation:
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
         """Act on every position alike; the regions stay."""
         others = (*args, *kwargs.values())
-        if not isinstance(input, MaskedActivation) or any(isinstance(one, MaskedActivation) for one in others):
+        if not isinstance(input, Carrier) or any(isinstance(one, Carrier) for one in others):
             raise UnsupportedOperatorError(
                 f"{function_name(function)} is masked with an activation as its first argument only, beside numbers and "
                 "ordinary tensors"
             )
         values = function(input.values, *args, **kwargs)
-        if values.shape != input.shape:
+        if values.shape != input.values.shape:
             raise UnsupportedOperatorError(
                 f"{function_name(function)} would change the shape of {input!r} to {tuple(values.shape)}"
             )
@@ -45,11 +45,11 @@ def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _conversion(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedActivation | Tensor, *args: Any, **kwargs: Any) -> MaskedActivation | Tensor:
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
         """Convert dtype, device or memory format; another activation only lends its own."""
-        plain = [one.values if isinstance(one, MaskedActivation) else one for one in args]
-        named = {name: one.values if isinstance(one, MaskedActivation) else one for name, one in kwargs.items()}
-        if isinstance(input, MaskedActivation):
+        plain = [one.values if isinstance(one, Carrier) else one for one in args]
+        named = {name: one.values if isinstance(one, Carrier) else one for name, one in kwargs.items()}
+        if isinstance(input, Carrier):
             return input.like(function(input.values, *plain, **named))
         result: Tensor = function(input, *plain, **named)
         return result

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import register_rule
 
 __all__: list[str] = []
@@ -17,7 +17,7 @@ _QUERIES = (
 
 
 def _query(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedActivation, *args: Any, **kwargs: Any) -> Any:
+    def rule(input: Carrier, *args: Any, **kwargs: Any) -> Any:
         """Answer for the values."""
         return function(input.values, *args, **kwargs)
 

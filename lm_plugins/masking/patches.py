@@ -1,0 +1,89 @@
+"""Several positions in the channels of one: patches, as in the merging layers of hierarchical transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.neighbour_padding import fill
+from lm_plugins.masking.places import Places
+from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.visibility import Visibility
+from lm_plugins.masking.window import Window
+
+__all__ = ["merged_patches"]
+
+
+def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActivation:
+    """Make one position of every patch whose positions lie behind each other along a dimension.
+
+    As a convolution with that patch as kernel and stride would: hidden positions are padded from their neighbours, and
+    the region passes the window as `MaskingOptions` say.
+
+    Args:
+        input: Tokens, all positions of a map among them.
+        dim: The dimension that holds channels and, for now, positions.
+
+    Returns:
+        The same values, one position for every patch.
+
+    Raises:
+        UnsupportedOperatorError: What lies along `dim` are no patches of one size.
+    """
+    refusal = UnsupportedOperatorError(
+        f"the dimension {dim % input.ndim} of {input!r} mixes positions that are no patch of the map, hidden and visible "
+        "ones; that has no masked meaning"
+    )
+    if len(input.places) != 1:
+        raise refusal
+    input = input.whole()
+    places = input.places[0]
+    merged = places.derived(("patches", dim % input.ndim), lambda: _merged(places, dim))
+    if merged is None:
+        raise refusal
+    new, window = merged
+    values = input.values
+    plan, rings = places.visibility.padding_for(window)
+    if rings:
+        order = places.derived(("order", tuple(input.shape)), lambda: _order(places, input.shape))
+        if values.numel() % places.visibility.visible.positions.numel():
+            raise refusal
+        n, h, w = places.map_shape
+        as_map = values.flatten()[order].reshape(n, h, w, -1).permute(0, 3, 1, 2)
+        filled = fill(as_map, plan, rings, in_place=False).permute(0, 2, 3, 1).flatten()
+        values = torch.empty_like(filled).scatter(0, order, filled).reshape(input.shape)
+    return MaskedTokens(values, (new,)).settled()  # type: ignore[return-value]
+
+
+def _order(places: Places, shape: Sequence[int]) -> Tensor:
+    """What brings values of `shape` into the order of the map, channels last."""
+    return places.numbers.expand(*shape).flatten().argsort(stable=True)
+
+
+def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
+    _, h, w = places.map_shape
+    numbers = places.numbers.movedim(dim, -1)
+    counts = (
+        numbers.flatten().bincount(minlength=places.visibility.visible.positions.numel())
+        if numbers.min() >= 0
+        else None
+    )
+    if counts is None or bool((counts != counts[0]).any()):
+        return None
+    row, column = numbers // w % h, numbers % w
+    kernel = tuple(int((one.amax(-1) - one.amin(-1)).max()) + 1 for one in (row, column))
+    # Positions alone, without channels beside them, are a sequence, not a patch.
+    if h % kernel[0] or w % kernel[1] or numbers.shape[-1] == kernel[0] * kernel[1]:
+        return None
+    image = numbers // (h * w)
+    patch = (image * (h // kernel[0]) + row // kernel[0]) * (w // kernel[1]) + column // kernel[1]
+    is_whole = patch[..., 0].numel() == len(patch[..., 0].unique()) and bool((patch == patch[..., :1]).all())
+    if not is_whole:
+        return None
+    window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
+    after = places.visibility.after_convolution(window).visible
+    return Places(patch[..., :1].movedim(-1, dim), Visibility(after, after, places.visibility.options)), window

@@ -1,0 +1,202 @@
+"""Which position of a map every value belongs to, whatever layout the values have taken."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lm_plugins.masking.visibility import Visibility
+
+__all__ = ["CONSTANT", "Places"]
+
+#: The place of a value that belongs to no position: a class token, a register, padding. It is never hidden.
+CONSTANT = -1
+
+T = TypeVar("T")
+
+
+class Places:
+    """The place of every value: a number of a position of a map, or `CONSTANT`. Immutable.
+
+    A layout operation on the values (a view, a permutation, a roll, a window partition) is done to the places as well.
+    So no rule ever has to guess what a dimension has come to mean, and values whose places are in order again are a map
+    again.
+
+    Args:
+        numbers: int64, as many dimensions as the values; of size 1 along dimensions in which places do not vary. Position
+            ``(n, h, w)`` has the number ``(n * H + h) * W + w``.
+        visibility: The regions of the map; the visible one counts.
+        whole: If hidden tokens were dropped from the values: the places as if they had not been. Otherwise None.
+    """
+
+    def __init__(self, numbers: Tensor, visibility: Visibility, whole: "Places | None" = None) -> None:
+        self.numbers = numbers
+        self.visibility = visibility
+        self.whole = whole
+        self._cache: dict[Hashable, Any] = {}
+
+    @classmethod
+    def of_map(cls, visibility: Visibility, dims: Sequence[str]) -> "Places":
+        """The places of a map whose dimensions mean `dims`."""
+        mask = visibility.visible
+
+        def make() -> "Places":
+            origin, numbers = mask.numbered()
+            sizes = iter(numbers.shape)
+            shape = [next(sizes) if letter != "C" else 1 for letter in dims]
+            return cls(
+                compact(numbers.reshape(shape)), Visibility(origin, origin, visibility.options, visibility.is_image)
+            )
+
+        return mask.derived(("places", tuple(dims), visibility.options, visibility.is_image), make)
+
+    def derived(self, key: Hashable | None, make: Callable[[], T]) -> T:
+        """Something made from these places, made once; with None for a key, every time."""
+        if key is None:
+            return make()
+        if key not in self._cache:
+            self._cache[key] = make()
+        result: T = self._cache[key]
+        return result
+
+    # ---- what is hidden --------------------------------------------------------------------------------------------
+
+    @property
+    def hidden(self) -> Tensor:
+        """Bool of the shape of `numbers`."""
+
+        def make() -> Tensor:
+            region = self.visibility.visible.hidden.flatten()
+            return torch.cat([region, region.new_tensor([False])])[self.numbers]  # a constant is the last
+
+        return self.derived("hidden", make)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Batch, height and width of the map."""
+        n, h, w = self.visibility.visible.positions.shape
+        return n, h, w
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is hidden."""
+        return self.derived("is_full", lambda: not bool(self.hidden.any()))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no value belongs to a position of a map."""
+        return self.derived("is_constant", lambda: bool((self.numbers == CONSTANT).all()))
+
+    def varies(self, dim: int) -> bool:
+        """Whether places differ along a dimension: whether it is one of tokens, not of channels."""
+        return self.numbers.shape[dim] > 1
+
+    def matches(self, other: "Places") -> bool:
+        """Whether both place the same values alike, with the same of them hidden."""
+        if self is other:
+            return True
+        if self.numbers.shape != other.numbers.shape or not torch.equal(self.numbers, other.numbers):
+            return False
+        mine, theirs = self.visibility.visible, other.visibility.visible
+        return mine is theirs or (mine.size == theirs.size and torch.equal(self.hidden, other.hidden))
+
+    # ---- layout ----------------------------------------------------------------------------------------------------
+
+    def laid_out(self, key: Hashable | None, shape: Sequence[int], operation: Callable[[Tensor], Any]) -> Any:
+        """The places after a layout operation on values of `shape`; a tuple if the operation returns several.
+
+        Args:
+            key: Names the operation, so that it is done once for layers of one geometry; None: do not remember it.
+            shape: The shape of the values, to which the numbers are expanded first.
+            operation: Takes and returns tensors.
+        """
+
+        def make() -> Any:
+            result = operation(self.numbers.expand(*shape))
+            if isinstance(result, Tensor):
+                return Places(compact(result), self.visibility)
+            return tuple(Places(compact(one), self.visibility) for one in result)
+
+        return self.derived(None if key is None else (key, tuple(shape)), make)
+
+    def aligned(self, letters: str, target: str) -> "Places":
+        """The places with their dimensions, named by `letters`, in the order of `target`; missing ones do not vary."""
+        if letters == target:
+            return self
+
+        def make() -> "Places":
+            kept = [letter for letter in letters if letter in target]
+            numbers = self.numbers
+            for dim in reversed(range(len(letters))):
+                if letters[dim] not in target:
+                    numbers = numbers.select(dim, 0)
+            numbers = numbers.permute([kept.index(letter) for letter in target if letter in kept])
+            for dim, letter in enumerate(target):
+                if letter not in kept:
+                    numbers = numbers.unsqueeze(dim)
+            whole = None if self.whole is None else self.whole.aligned(letters, target)
+            return Places(numbers, self.visibility, whole)
+
+        return self.derived(("aligned", letters, target), make)
+
+    def as_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        """The regions and the meaning of the dimensions of values of `shape`, if they are a map; otherwise None.
+
+        Either the map that the places are of, whole and in order, or a new one: windows of it that became images, or the
+        images repeated. Its last two dimensions, or those before the channels, are its sides.
+        """
+        return self.derived(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
+
+    def _whole_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        n, h, w = self.map_shape
+        if self.numbers.numel() != n * h * w or len(shape) < 3 or bool(self.numbers.flatten().diff().ne(1).any()):
+            return None
+        varying = [dim for dim in range(len(shape)) if self.varies(dim)]
+        # Sides of one, and batches of one, may stand at any dimension of size one around the others.
+        dims, chosen = ["C"] * len(shape), iter(range(len(shape)))
+        for letter, size in (("N", n), ("H", h), ("W", w)):
+            for dim in chosen:
+                if shape[dim] == size and (size == 1 or dim in varying):
+                    dims[dim] = letter
+                    break
+                if dim in varying:
+                    return None
+            else:
+                return None
+        return self.visibility, tuple(dims)
+
+    def _new_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        if len(shape) != 4 or int(self.numbers.min()) < 0 or self.visibility.visible.inside is not None:
+            return None
+        for dims in (("N", "C", "H", "W"), ("N", "H", "W", "C")):
+            if self.varies(dims.index("C")) or not all(self.varies(dims.index(side)) for side in "HW"):
+                continue
+            numbers = self.numbers.squeeze(dims.index("C"))
+            numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
+            if _is_window(numbers, self.map_shape):
+                mask = self.visibility.visible.taken(numbers)
+                return Visibility(mask, mask, self.visibility.options), dims
+        return None
+
+
+def _is_window(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
+    """Whether every image of ``(N', H', W')`` is a window of a map, its rows and columns at equal steps."""
+    w = map_shape[2]
+    row, column = numbers // w, numbers % w
+    return all(size > 1 for size in numbers.shape[1:]) and all(
+        bool((steps == steps.flatten()[0]).all()) and bool((still == 0).all())
+        for steps, still in ((row.diff(dim=1), column.diff(dim=1)), (column.diff(dim=2), row.diff(dim=2)))
+    )
+
+
+def compact(numbers: Tensor) -> Tensor:
+    """Numbers narrowed to size 1 along every dimension in which they do not vary."""
+    for dim in range(numbers.ndim):
+        if numbers.shape[dim] > 1 and numbers.stride(dim) == 0:
+            numbers = numbers.narrow(dim, 0, 1)
+    for dim in range(numbers.ndim):
+        first = numbers.narrow(dim, 0, 1)
+        if numbers.shape[dim] > 1 and bool((numbers == first).all()):
+            numbers = first
+    return numbers

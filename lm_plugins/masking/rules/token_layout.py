@@ -1,0 +1,228 @@
+"""Layouts of tokens: whatever moves the values moves their places alike."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.dropping import sequence_of
+from lm_plugins.masking.places import CONSTANT, Places, compact
+from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
+from lm_plugins.masking.tokens import MaskedTokens
+
+__all__: list[str] = []
+
+_MOVES = (
+    "permute transpose swapdims swapaxes movedim moveaxis squeeze unsqueeze narrow select chunk split tensor_split unbind "
+    "roll flip expand repeat tile repeat_interleave index_select"
+).split()
+_RESHAPES = "reshape view flatten unflatten reshape_as view_as".split()
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(_holds_tensor(one) for one in value))
+
+
+def _key(function: Callable[..., Any], args: Any, kwargs: Any) -> Hashable | None:
+    if any(_holds_tensor(one) for one in (*args, *kwargs.values())):
+        return None
+    return function.__name__, repr(args), repr(kwargs)
+
+
+def _lay_out(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> Any:
+    if input.is_dropped:
+        return _lay_out_dropped(function, input, args, kwargs)
+    values = function(input.values, *args, **kwargs)
+    places = _places_after(function, input.places, input.shape, args, kwargs)
+    if isinstance(values, Tensor):
+        return MaskedTokens(values, tuple(places)).settled()
+    return tuple(
+        MaskedTokens(one, of_one).settled() for one, of_one in zip(values, zip(*places, strict=True), strict=True)
+    )
+
+
+def _places_after(function: Callable[..., Any], places: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
+    key = _key(function, args, kwargs)
+    return [one.laid_out(key, shape, lambda numbers: function(numbers, *args, **kwargs)) for one in places]
+
+
+def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> Any:
+    """Where the full sequence stays one in order, do with the kept tokens what the model does with all."""
+    whole = [one.whole or one for one in input.places]
+    after = _places_after(function, whole, input.shape, args, kwargs)
+    stay = _is_in_order(input.places, after)
+    if not stay:
+        return _lay_out(function, input.whole(), args, kwargs)
+    if function.__name__ in (*_RESHAPES, "expand"):
+        shape = list(function(torch.empty(input.shape, device="meta"), *args, **kwargs).shape)
+        for one, of_whole in zip(input.places, after, strict=True):
+            if one.whole is not None:
+                before, now = sequence_of(one.whole), sequence_of(of_whole)
+                shape[now.dim] = one.numbers.shape[before.dim]  # type: ignore[union-attr]
+        function, args, kwargs = (
+            getattr(torch.Tensor, "expand" if function.__name__ == "expand" else "reshape"),
+            (shape,),
+            {},
+        )
+    values = function(input.values, *args, **kwargs)
+    places = _places_after(function, input.places, input.values.shape, args, kwargs)
+    if isinstance(values, Tensor):
+        return MaskedTokens(values, _beside(input.places, places, after)).settled()
+    parts = zip(values, zip(*places, strict=True), zip(*after, strict=True), strict=True)
+    return tuple(MaskedTokens(one, _beside(input.places, kept, full)).settled() for one, kept, full in parts)
+
+
+def _is_in_order(places: Sequence[Places], after: Sequence[Any]) -> bool:
+    return all(
+        one.whole is None
+        or all(part.is_constant or sequence_of(part) for part in (full if isinstance(full, tuple) else (full,)))
+        for one, full in zip(places, after, strict=True)
+    )
+
+
+def _beside(places: Sequence[Places], kept: Sequence[Places], after: Sequence[Places]) -> tuple[Places, ...]:
+    return tuple(
+        now if one.whole is None or now.is_constant else Places(now.numbers, now.visibility, full)
+        for one, now, full in zip(places, kept, after, strict=True)
+    )
+
+
+def _check_input(function: Callable[..., Any], input: Any) -> None:
+    if not isinstance(input, MaskedTokens):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} of an ordinary tensor with tokens of which a part is hidden"
+        )
+
+
+def _move(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Any:
+        """Move values, and their places alike."""
+        _check_input(function, input)
+        return _lay_out(function, input, args, kwargs)
+
+    return rule
+
+
+def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = function.__name__
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Merge and split dimensions, of values and of their places alike."""
+        if args and isinstance(args[0], torch.dtype):
+            raise UnsupportedOperatorError("no masking rule for torch.Tensor.view(dtype)")
+        if name.endswith("_as"):
+            return input.reshape((args[0] if args else kwargs["other"]).shape)
+        if name == "view":  # what is a view of the values need not be one of their places, nor of another memory format
+            return input.reshape(*(args or (kwargs["size"],)))
+        _check_input(function, input)
+        return _lay_out(function, input, args, kwargs)
+
+    return rule
+
+
+for _function in spellings(*_MOVES):
+    if not is_in_place(_function):
+        register_rule(_function, tokens=True)(_move(_function))
+
+for _function in spellings(*_RESHAPES):
+    register_rule(_function, tokens=True)(_reshape(_function))
+
+register_rule(torch.Tensor.__getitem__, tokens=True)(_move(torch.Tensor.__getitem__))
+
+
+@register_rule(*spellings("expand_as"), tokens=True)
+def expand_as(input: Tensor | MaskedTokens, other: Tensor | MaskedTokens) -> Any:
+    """Broadcast to the shape of another."""
+    return input.expand(other.shape)
+
+
+@register_rule(torch.Tensor.__setitem__, tokens=True)
+def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
+    """Overwrite a part, by tokens of the same places or by constants."""
+    if not isinstance(input, MaskedTokens):
+        raise UnsupportedOperatorError("torch.Tensor.__setitem__ would write tokens into an ordinary tensor")
+    if isinstance(value, MaskedTokens):
+        input.values, input.places = input.whole().values, input.whole().places
+        value = value.whole()
+        part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
+        if len(part) != len(value.places) or not all(any(a.matches(b) for b in value.places) for a in part):
+            raise UnsupportedOperatorError(
+                f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places"
+            )
+        value = value.values
+    whole = input.whole()
+    input.places, values = whole.places, whole.values.clone()
+    values[index] = value
+    input.values = values
+
+
+@register_rule(F.pad, tokens=True)
+def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Pad with constants, which are always visible."""
+    input = input.whole()
+    if mode != "constant" or len(input.places) != 1:
+        raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} with mode={mode!r}")
+    # Along channels, places do not vary, and shall not.
+    amounts = [
+        amount if input.places[0].varies(input.ndim - 1 - i // 2) else 0
+        for i, amount in enumerate(int(one) for one in pad)
+    ]
+    numbers = F.pad(input.places[0].numbers, amounts, value=CONSTANT)
+    places = Places(numbers, input.places[0].visibility)
+    return MaskedTokens(F.pad(input.values, tuple(pad), mode, value), (places,)).settled()
+
+
+# ---- putting together ------------------------------------------------------------------------------------------------
+
+
+@register_rule(*spellings("cat", "concat", "concatenate"), tokens=True)
+def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
+    """Put tokens beside each other. An ordinary tensor among them belongs to no position: class tokens, registers."""
+    carriers = [one for one in tensors if isinstance(one, MaskedTokens)]
+    first = carriers[0]
+    dim %= first.ndim
+    masks = {id(one.places[0].visibility.visible) for one in carriers}
+    if len(masks) > 1 or any(len(one.places) > 1 for one in carriers):
+        raise UnsupportedOperatorError(f"torch.cat of tokens of different maps: {carriers}")
+    of = [one.places[0] if isinstance(one, MaskedTokens) else None for one in tensors]
+    if first.is_dropped:
+        whole = [one if one is None else one.whole or one for one in of]
+        full = _joined(whole, [one.shape for one in tensors], dim)
+        if not sequence_of(full) or len({one.is_dropped for one in carriers}) > 1:
+            return cat([one.whole() if isinstance(one, MaskedTokens) else one for one in tensors], dim)
+    elif any(one.is_dropped for one in carriers):
+        return cat([one.whole() if isinstance(one, MaskedTokens) else one for one in tensors], dim)
+    values = [one.values if isinstance(one, Carrier) else one for one in tensors]
+    places = _joined(of, [one.shape for one in values], dim)
+    if first.is_dropped:
+        places = Places(places.numbers, places.visibility, full)
+    return MaskedTokens(torch.cat(values, dim), (places,)).settled()
+
+
+def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], dim: int) -> Places:
+    first = next(one for one in places if one is not None)
+    if not first.varies(dim) and all(one is not None and one.matches(first) for one in places):
+        return first
+
+    def make() -> Places:
+        numbers = [
+            first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in places
+        ]
+        shape = [max(sizes) for sizes in zip(*(one.shape for one in numbers), strict=True)]
+        parts = []
+        for one, of_values in zip(numbers, shapes, strict=True):
+            shape[dim] = of_values[dim]
+            parts.append(one.expand(shape))
+        return Places(compact(torch.cat(parts, dim)), first.visibility)
+
+    return first.derived(("cat", dim, tuple(places), tuple(one[dim] for one in shapes)), make)
+
+
+@register_rule(*spellings("stack"), tokens=True)
+def stack(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
+    """Put tokens beside each other along a new dimension."""
+    return torch.cat([one.unsqueeze(dim) for one in tensors], dim)
