@@ -30,8 +30,7 @@ class MaskedActivation(Carrier):
         values: The activation, a floating-point tensor whose dimensions mean `dims`.
         visibility: The regions it carries.
         dims: One letter a dimension: ``"N"``, ``"H"``, ``"W"`` (in this order, once each) and any number of ``"C"``.
-            Where a view has cut the sides into blocks, ``"h"`` and ``"w"`` count the positions within a block; where
-            one has folded the batch into the channels, ``"B"`` stands in place of ``"N"``.
+            Where a view has folded the batch into the channels, ``"B"`` stands in place of ``"N"``.
     """
 
     def __init__(self, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> None:
@@ -57,36 +56,11 @@ class MaskedActivation(Carrier):
 
     def spread(self, region: Tensor) -> Tensor:
         """Reshape an ``(N, H, W)`` or ``(N, 1, H, W)`` tensor so that it broadcasts to the values."""
-        if self.is_cut:
-            letters = [one for one in "NHhWw" if one in self.dims]
-            cut = region.reshape([self.shape[self.dims.index(one)] for one in letters])
-            region = cut.permute([letters.index(one) for one in self.dims if one in letters])
-            return region.reshape([self.shape[i] if one in letters else 1 for i, one in enumerate(self.dims)])
         if "B" in self.dims:
             channels = self.shape[self.dims.index("B")] // region.shape[0]
             region = region.repeat_interleave(channels, 0)
         sizes = iter((region.shape[0], region.shape[-2], region.shape[-1]))
         return region.reshape([next(sizes) if letter in "NBHW" else 1 for letter in self.dims])
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether rows or columns are cut into blocks."""
-        return "h" in self.dims or "w" in self.dims
-
-    def joined(self) -> "tuple[MaskedActivation, list[int], list[int]]":
-        """The map before its sides were cut into blocks, and how to get back.
-
-        Returns:
-            The activation ``(N, C, ..., H, W)``; the shape of the view that cuts it; the order of the dimensions that
-            makes it this activation.
-        """
-        order = [i for letter in "NCHhWw" for i, one in enumerate(self.dims) if one == letter]
-        cut = self.values.permute(order)
-        channels = [size for size, i in zip(cut.shape, order, strict=True) if self.dims[i] == "C"]
-        shape = [cut.shape[0], *channels, *self.visibility.computed.size]
-        dims = ("N", *["C"] * len(channels), "H", "W")
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return MaskedActivation(cut.reshape(shape), self.visibility, dims), list(cut.shape), back
 
     def is_hidden(self, region: Mask | None = None) -> Tensor:
         """Bool that broadcasts to the values: hidden under `region`, by default under the computed one."""

@@ -152,23 +152,6 @@ def test_space_to_depth_of_everything_visible_is_exact():
     assert torch.equal(F.pixel_unshuffle(samples.full(x), 2).values, F.pixel_unshuffle(x, 2))
 
 
-@pytest.mark.parametrize("density", [0.1, 1.0])
-def test_blocks_on_the_way(density):
-    x, visible = samples.values(2, 3, 8, 12), samples.region(2, 8, 12, density=density)
-    given = samples.activation(x, visible)
-    blocks = given.view(2, 3, 4, 2, 6, 2)
-    assert blocks.dims == ("N", "C", "H", "h", "W", "w")
-    # Pointwise functions, the statistics of the map and the way back see the same map as before.
-    samples.assert_equal_where_computed(
-        blocks.permute(0, 3, 1, 2, 5, 4) * 2, x.view(2, 3, 4, 2, 6, 2).permute(0, 3, 1, 2, 5, 4) * 2
-    )
-    torch.testing.assert_close(blocks.mean((2, 3, 4, 5)), given.mean((2, 3)))
-    samples.assert_same_activation(blocks.reshape(2, 3, 8, 12), given)
-    # Only rows, then only columns: one after the other is a convolution after a convolution.
-    rows = given.view(2, 3, 4, 2, 12).transpose(2, 3).reshape(2, 6, 4, 12)
-    assert rows.dims == ("N", "C", "H", "W")
-
-
 def test_gradients_of_resizing_are_exact():
     x, visible = samples.values(1, 2, 4, 6).requires_grad_(), samples.region(1, 4, 6)
     for function in (
@@ -198,13 +181,6 @@ def test_gradients_of_resizing_are_exact():
         (lambda x: F.interpolate(x.unsqueeze(1), size=(4, 5, 5)), "interpolate is masked for"),
         (lambda x: F.pixel_shuffle(x.unsqueeze(1), 2), "pixel_shuffle is masked for"),
         (lambda x: F.pixel_unshuffle(x.unsqueeze(1), 2), "pixel_unshuffle is masked for"),
-        (lambda x: x.view(2, 4, 3, 2, 7).sum(3), "reductions are masked over space"),
-        (lambda x: x.view(2, 4, 3, 2, 7).sum((2, 4)), "reductions are masked over space"),
-        (lambda x: x.view(2, 4, 3, 2, 7)[:, :, :, 0], "indexing"),
-        (lambda x: x.view(2, 4, 3, 2, 7)[:, :, :, 1:], "indexing"),
-        (lambda x: F.pad(x.view(2, 4, 3, 2, 7), (1, 1)), "pad of"),
-        (lambda x: x.view(2, 4, 3, 2, 7).view(2, 4, 3, 2, 1, 7).view(2, 4, 3, 14), "mixes positions"),
-        (lambda x: x.view(2, 4, 3, 2, 7).permute(0, 2, 4, 3, 1).reshape(42, 2, 4), "mixes images"),
     ],
 )
 def test_is_refused(function, text):

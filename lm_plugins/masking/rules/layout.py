@@ -11,7 +11,6 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.registry import function_name, register_rule, spellings
-from lm_plugins.masking.rules.blocks import gathered
 from lm_plugins.masking.rules.folding import folded, unfolded
 
 __all__: list[str] = []
@@ -75,7 +74,7 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
             return refolded
     dims: list[str] = []
     old, new = 0, 0
-    leaves = gathers = False
+    leaves = False
     while old < input.ndim or new < len(target):
         have = int(input.shape[old]) if old < input.ndim else None
         want = target[new] if new < len(target) else None
@@ -101,14 +100,7 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
         count = len(target[first_new:new])
         if "N" in letters and target[first_new : first_new + 1] != [int(input.shape[first_old])]:
             raise UnsupportedOperatorError(f"a view of {input!r} as {tuple(target)} mixes images of the batch")
-        if letters in (["H"], ["W"]) and (count, old - first_old) == (2, 1) and letters[0].lower() not in input.dims:
-            dims += [letters[0], letters[0].lower()]  # rows or columns cut into blocks
-        elif letters in (["H", "h"], ["W", "w"]) and (count, old - first_old) == (1, 2):
-            dims += letters[:1]
-        elif letters and set(letters) == {one for one in input.dims if one in "hw"}:
-            gathers = True
-            dims += ["C"] * count
-        elif letters and (count, old - first_old) != (1, 1):
+        if letters and (count, old - first_old) != (1, 1):
             # Dimensions of size one can stand anywhere: what matters is where the batch and the map's sides went.
             leaves = leaves or letters != ["N"]
             dims += ["N"] + ["C"] * (count - 1) if letters == ["N"] else ["C"] * count
@@ -116,8 +108,6 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
             dims += letters or ["C"] * count
     if leaves:
         return _features(input, target)
-    if gathers:
-        return gathered(input, target, tuple(dims))
     return _relabelled(input, input.values.reshape(target), dims)
 
 
@@ -284,7 +274,7 @@ def pad(input: MaskedActivation, pad: Sequence[int], mode: str = "constant", val
         letter = input.dims[-1 - i]
         if letter in amounts and letter != "C":
             amounts[letter] = (int(pad[2 * i]), int(pad[2 * i + 1]))
-    if input.is_cut or any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
+    if any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} by {tuple(pad)} with mode={mode!r}")
     spatial = (*amounts["W"], *amounts["H"])
     visibility = input.visibility.padded(spatial, mode) if any(spatial) else input.visibility

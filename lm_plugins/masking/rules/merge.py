@@ -10,14 +10,14 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 
-__all__: list[str] = []
+__all__ = ["ELEMENTWISE", "POWERS"]
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "add sub subtract mul multiply div divide true_divide maximum minimum "
     "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ "
     "__truediv__ __rtruediv__ __itruediv__"
 ).split()
-_POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
+POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,10 +85,10 @@ def _power(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-for _function in spellings(*_ELEMENTWISE):
+for _function in spellings(*ELEMENTWISE):
     register_rule(_function)(_elementwise(_function))
 
-for _function in spellings(*_POWERS):
+for _function in spellings(*POWERS):
     register_rule(_function)(_power(_function))
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.places import Places
-from lm_plugins.masking.registry import function_name, is_in_place, register_rule, registered_functions, spellings
-from lm_plugins.masking.rules import merge
+from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
+from lm_plugins.masking.rules.merge import ELEMENTWISE, POWERS
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 
@@ -112,9 +112,8 @@ def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places
     return Places(one.numbers, Visibility(visible, visible, one.visibility.options))
 
 
-for _function, _rule in registered_functions().items():
-    if _rule.__module__ == merge.__name__ and _function not in spellings("cat", "concat", "concatenate"):
-        register_rule(_function, tokens=True)(_elementwise(_function))
+for _function in spellings(*ELEMENTWISE, *POWERS):
+    register_rule(_function, tokens=True)(_elementwise(_function))
 
 
 def _masking(function: Callable[..., Any]) -> Callable[..., Any]:
