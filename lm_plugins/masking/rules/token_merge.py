@@ -7,12 +7,17 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.places import Places
-from lm_plugins.masking.registry import function_name, is_in_place, register_rule, registered_functions, spellings
-from lm_plugins.masking.rules import merge
+from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 
 __all__: list[str] = []
+
+_NAMES = (
+    "add sub subtract mul multiply div divide true_divide maximum minimum pow float_power "
+    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ "
+    "__truediv__ __rtruediv__ __itruediv__ __pow__ __ipow__ __rpow__"
+).split()
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,9 +117,8 @@ def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places
     return Places(one.numbers, Visibility(visible, visible, one.visibility.options))
 
 
-for _function, _rule in registered_functions().items():
-    if _rule.__module__ == merge.__name__ and _function not in spellings("cat", "concat", "concatenate"):
-        register_rule(_function, tokens=True)(_elementwise(_function))
+for _function in spellings(*_NAMES):
+    register_rule(_function, tokens=True)(_elementwise(_function))
 
 
 def _masking(function: Callable[..., Any]) -> Callable[..., Any]:
