@@ -65,7 +65,7 @@ def _order(places: Places, shape: Sequence[int]) -> Tensor:
 
 
 def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
-    _, h, w = places.map_shape
+    n, h, w = places.map_shape
     numbers = places.numbers.movedim(dim, -1)
     counts = (
         numbers.flatten().bincount(minlength=places.visibility.visible.positions.numel())
@@ -74,14 +74,16 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
     )
     if counts is None or bool((counts != counts[0]).any()):
         return None
-    row, column = numbers // w % h, numbers % w
-    kernel = tuple(int((one.amax(-1) - one.amin(-1)).max()) + 1 for one in (row, column))
+    one = numbers.reshape(-1, numbers.shape[-1])[0]
+    kernel = tuple(int(side.max() - side.min()) + 1 for side in (one // w % h, one % w))
     # Positions alone, without channels beside them, are a sequence, not a patch.
-    if h % kernel[0] or w % kernel[1] or numbers.shape[-1] == kernel[0] * kernel[1]:
+    if h % kernel[0] or w % kernel[1] or len(one) == kernel[0] * kernel[1]:
         return None
-    image = numbers // (h * w)
-    patch = (image * (h // kernel[0]) + row // kernel[0]) * (w // kernel[1]) + column // kernel[1]
-    is_whole = patch[..., 0].numel() == len(patch[..., 0].unique()) and bool((patch == patch[..., :1]).all())
+    of_position = torch.arange(n * (h // kernel[0]) * (w // kernel[1]), device=numbers.device)
+    of_position = of_position.reshape(n, h // kernel[0], w // kernel[1])
+    of_position = of_position.repeat_interleave(kernel[0], 1).repeat_interleave(kernel[1], 2)
+    patch = of_position.flatten()[numbers]
+    is_whole = patch[..., 0].numel() == len(torch.unique(patch[..., 0])) and bool((patch == patch[..., :1]).all())
     if not is_whole:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))

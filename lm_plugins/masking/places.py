@@ -196,7 +196,8 @@ def compact(numbers: Tensor) -> Tensor:
         if numbers.shape[dim] > 1 and numbers.stride(dim) == 0:
             numbers = numbers.narrow(dim, 0, 1)
     for dim in range(numbers.ndim):
-        first = numbers.narrow(dim, 0, 1)
-        if numbers.shape[dim] > 1 and bool((numbers == first).all()):
+        first, last = numbers.narrow(dim, 0, 1), numbers.narrow(dim, numbers.shape[dim] - 1, 1)
+        # The ends differ nearly wherever anything does, and are quick to compare.
+        if numbers.shape[dim] > 1 and torch.equal(first, last) and bool((numbers == first).all()):
             numbers = first
     return numbers

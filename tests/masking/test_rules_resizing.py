@@ -119,7 +119,9 @@ def space_to_depth(x, rows, columns):
     n, c, h, w = x.shape
     x = x.view(n, c, h // rows, rows, w // columns, columns)
     x = x.permute(0, 3, 5, 1, 2, 4).contiguous()
-    return x.view(n, c * rows * columns, h // rows, w // columns)
+    x = x.view(n, c * rows * columns, h // rows, w // columns)
+    # Positions in the channels become patches where something acts on the channels.
+    return F.conv2d(x, torch.eye(x.shape[1], dtype=x.dtype)[:, :, None, None])
 
 
 def as_convolution(x, rows, columns):
