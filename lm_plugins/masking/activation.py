@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
@@ -44,6 +45,10 @@ class MaskedActivation(Carrier):
         """The same values with their positions as tokens, for layouts that are no map."""
         from lm_plugins.masking.tokens import MaskedTokens  # tokens turn into maps, and maps into tokens
 
+        if "B" in self.dims:
+            raise UnsupportedOperatorError(
+                f"{self!r} has the batch folded into the channels, which no function may mix"
+            )
         return MaskedTokens.of_map(self)
 
     def like(self, values: Tensor) -> "MaskedActivation":

@@ -164,4 +164,8 @@ def conv2d(
 @register_rule(F.normalize, tokens=True)
 def normalize(input: MaskedTokens, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> MaskedTokens:
     """Divide by the norm over channels, or over the visible tokens."""
+    if not isinstance(dim, int):
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.normalize of {input!r} over dim={dim}: it is masked along one dimension"
+        )
     return input.like(F.normalize(input.with_hidden(0.0, input.varying(dim)), p, dim, eps))
