@@ -13,7 +13,7 @@ PIP_INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check -c const
 METADATA := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench notebooks notebooks-write docs clean
+.PHONY: help demo test lint bench bench-retention notebooks notebooks-write docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,10 @@ lint: $(STAMPS)/test  ## check style, imports and types
 	$(VENV)/bin/lint-imports --no-logo
 	$(PYTHON) -m mypy
 
-bench: $(STAMPS)/demo  ## measure how much accuracy each way of removing pixels keeps
+bench: $(STAMPS)/test  ## measure how fast everything is, into speed/; options in SPEED="--quick --only a,c"
+	$(PYTHON) -m benchmarks.speed $(SPEED)
+
+bench-retention: $(STAMPS)/demo  ## measure how much accuracy each way of removing pixels keeps
 	$(PYTHON) benchmarks/retention.py
 
 notebooks: $(STAMPS)/docs  ## check that notebooks equal their scripts, and run them
