@@ -1,25 +1,31 @@
 """The rule table: which torch function acts how on a `MaskedActivation`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import isbuiltin
+from threading import RLock
 from typing import Any, TypeVar
 
 import torch
 from torch.overrides import get_ignored_functions, get_overridable_functions, resolve_name
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
+from lm_plugins.masking.compiled import check_autograd_function
 
 __all__ = [
     "Observer",
+    "adding_only",
     "call_rule",
+    "complete_on_first_use",
     "function_name",
     "has_rule",
     "is_in_place",
     "observing",
+    "override_rule",
     "register_rule",
     "registered_functions",
+    "rule_of",
     "spellings",
     "unregister_rule",
 ]
@@ -30,7 +36,10 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
 _RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+_overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overrides", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
+_deferred: list[Callable[[], None]] = []
+_completing = RLock()  # what completes the table registers rules itself
 _overridable: set[Any] = set()
 
 # torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
@@ -69,13 +78,8 @@ def register_rule(*functions: Callable[..., Any], overwrite: bool = False) -> Ca
         raise RuleError(
             "register_rule needs the torch functions that the rule is for, such as register_rule(torch.relu)."
         )
-    for function in functions:
-        if not _is_overridable(function):
-            raise RuleError(
-                f"{function_name(function)} is not a torch function that can be overridden. Register the public "
-                "function or method that the model calls, such as torch.nn.functional.relu or torch.Tensor.add; "
-                "lm_plugins.coverage(model, x) prints it."
-            )
+    _check_overridable(functions)
+    _complete()
     taken = [function_name(function) for function in functions if function in _RULES]
     if taken and not overwrite:
         raise DuplicateRuleError(
@@ -99,11 +103,96 @@ def unregister_rule(*functions: Callable[..., Any]) -> None:
     Raises:
         RuleError: A function has no rule.
     """
+    _complete()
     for function in functions:
         if function not in _RULES:
             raise RuleError(f"{function_name(function)} has no masking rule that could be taken out.")
     for function in functions:
         del _RULES[function]
+
+
+@contextmanager
+def override_rule(
+    functions: Callable[..., Any] | Sequence[Callable[..., Any]], rule: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Use another rule within a block, for experiments. The table itself stays as it is.
+
+    The override holds in the thread (or asyncio task) that entered the block, and in no other, so that experiments can
+    run side by side; threads that start within the block, as those of ``nn.DataParallel`` do, see the table. Blocks
+    nest, and end also after an exception.
+
+    Args:
+        functions: A torch function or method, or several; they may have a rule or not.
+        rule: The rule within the block, as for `register_rule`. None: the functions have no rule within the block.
+
+    Raises:
+        RuleError: Something that torch does not let anybody override was passed, or a rule that cannot be called.
+
+    Example:
+        >>> import torch
+        >>> import lm_plugins as lm
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)).eval()
+        >>> x, visible = torch.ones(1, 1, 2, 2), torch.eye(2)
+        >>> with lm.override_rule(torch.nn.functional.relu, lambda input, inplace=False: input.like(input.values * 3)):
+        ...     float(lm.LayerMasked(model)(x, visible))
+        3.0
+        >>> float(lm.LayerMasked(model)(x, visible))
+        1.0
+    """
+    chosen = functions if isinstance(functions, Sequence) else [functions]
+    if not chosen or not (rule is None or callable(rule)):
+        raise RuleError(
+            f"override_rule needs one torch function or several, and a rule or None; got {functions!r} and {rule!r}."
+        )
+    _check_overridable(chosen)
+    token = _overrides.set({**(_overrides.get() or {}), **dict.fromkeys(chosen, rule)})
+    try:
+        yield
+    finally:
+        _overrides.reset(token)
+
+
+def complete_on_first_use(complete: Callable[[], None]) -> None:
+    """Call `complete` once, before the table is first read or registered to from now on."""
+    _deferred.append(complete)
+
+
+def _complete() -> None:
+    if _deferred:
+        with _completing:
+            while _deferred:
+                _deferred.pop()()
+
+
+@contextmanager
+def adding_only() -> Iterator[None]:
+    """Within the block, rules may be added. If one is replaced or taken out, or the block fails, the table is restored.
+
+    Raises:
+        DuplicateRuleError: The block replaced a rule, or took one out.
+    """
+    before = dict(_RULES)
+    try:
+        yield
+        changed = [function_name(function) for function, rule in before.items() if _RULES.get(function) is not rule]
+        if changed:
+            raise DuplicateRuleError(
+                f"the rules of {', '.join(changed[:3])} would be replaced; rules can be added only"
+            )
+    except BaseException:
+        _RULES.clear()
+        _RULES.update(before)
+        raise
+
+
+def _check_overridable(functions: Sequence[Any]) -> None:
+    for function in functions:
+        if not _is_overridable(function):
+            raise RuleError(
+                f"{function_name(function)} is not a torch function that can be overridden. Register the public "
+                "function or method that the model calls, such as torch.nn.functional.relu or torch.Tensor.add; "
+                "lm_plugins.coverage(model, x) prints it."
+            )
 
 
 def _is_overridable(function: Any) -> bool:
@@ -152,12 +241,20 @@ def is_in_place(function: Callable[..., Any]) -> bool:
 
 
 def has_rule(function: Callable[..., Any]) -> bool:
-    """Whether `function` has a rule."""
-    return function in _RULES
+    """Whether `function` has a rule here and now."""
+    return rule_of(function) is not None
+
+
+def rule_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The rule of a torch function here and now, or None."""
+    _complete()
+    overrides = _overrides.get()
+    return overrides[function] if overrides and function in overrides else _RULES.get(function)
 
 
 def registered_functions() -> dict[Callable[..., Any], Callable[..., Any]]:
     """A copy of the table: torch function to rule."""
+    _complete()
     return dict(_RULES)
 
 
@@ -180,7 +277,8 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
 
     def act() -> Any:
-        rule = _RULES.get(function)
+        check_autograd_function(args)
+        rule = rule_of(function)
         if rule is None:
             raise UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
         return rule(*args, **kwargs)
