@@ -9,11 +9,17 @@ from lm_plugins.masking import (
     LayerMasked,
     MaskingOptions,
     coverage,
+    override_rule,
     published,
     register_rule,
     unregister_rule,
 )
 from lm_plugins.masking import rules as _rules  # noqa: F401  fills the table
+from lm_plugins.masking.plugins import load_plugins as _load_plugins
+from lm_plugins.masking.registry import complete_on_first_use as _complete_on_first_use
+
+# Not now: a plug-in that is being imported may be what imports lm_plugins.
+_complete_on_first_use(_load_plugins)
 
 __version__ = "0.1.0"
 
@@ -23,6 +29,7 @@ __all__ = [
     "MaskingOptions",
     "coverage",
     "errors",
+    "override_rule",
     "published",
     "register_rule",
     "unregister_rule",

@@ -2,6 +2,7 @@
 
 __all__ = [
     "ArchitectureError",
+    "ConformanceError",
     "DuplicateRuleError",
     "InputTypeError",
     "LMPluginsError",
@@ -9,6 +10,7 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteError",
     "OptionError",
+    "PluginWarning",
     "PublishedCodeWarning",
     "RuleError",
     "ShapeError",
@@ -61,9 +63,32 @@ class UnsupportedOperatorError(LMPluginsError, NotImplementedError):
     """A model calls a torch function that has no masking rule, or one in a way its rule does not cover."""
 
 
+class ConformanceError(LMPluginsError, AssertionError):
+    """A rule or a model breaks a law of layer masking; the message holds the smallest failing example.
+
+    An ``AssertionError`` too, so that test runners count it as a failed test.
+
+    Args:
+        law: The law, in words.
+        message: The whole story.
+    """
+
+    def __init__(self, law: str, message: str) -> None:
+        super().__init__(law, message)
+        self.law = law
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class MissingDependencyError(LMPluginsError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 
 
 class PublishedCodeWarning(UserWarning):
     """The published layer masking code cannot run what was asked for; options were derived from its rules."""
+
+
+class PluginWarning(UserWarning):
+    """The rules of another package could not be loaded; the message names the package."""

@@ -270,13 +270,15 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "TrainingModeError": RuntimeError,
         "OptionError": ValueError,
         "ArchitectureError": ValueError,
+        "ConformanceError": AssertionError,
         "RuleError": TypeError,
         "DuplicateRuleError": ValueError,
         "UnsupportedOperatorError": NotImplementedError,
         "MissingDependencyError": ImportError,
     }
-    assert {*errors.__all__} == {*builtin, "LMPluginsError", "PublishedCodeWarning"}
+    assert {*errors.__all__} == {*builtin, "LMPluginsError", "PluginWarning", "PublishedCodeWarning"}
     for name, base in builtin.items():
         assert issubclass(getattr(errors, name), (errors.LMPluginsError,))
         assert issubclass(getattr(errors, name), base)
-    assert issubclass(errors.PublishedCodeWarning, UserWarning)
+    for name in ("PluginWarning", "PublishedCodeWarning"):
+        assert issubclass(getattr(errors, name), UserWarning)

@@ -7,7 +7,7 @@ import pytest
 
 # torch itself imports tqdm where it finds it.
 OPTIONAL = ["torchvision", "captum", "lime", "shap", "quantus", "matplotlib", "skimage", "cv2", "ray"]
-OPTIONAL += ["pandas", "sklearn", "scipy", "PIL", "timm", "hypothesis", "pytest"]
+OPTIONAL += ["einops", "pandas", "sklearn", "scipy", "PIL", "timm", "hypothesis", "pytest"]
 
 
 def run(code):
@@ -51,7 +51,9 @@ assert states == (random.getstate(), numpy.random.get_state()[1].tolist())
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("module", ["masking", "masking.model", "masking.rules.convolution", "errors"])
+@pytest.mark.parametrize(
+    "module", ["masking", "masking.model", "masking.rules.convolution", "masking.plugins", "errors", "testing"]
+)
 def test_every_part_can_be_imported_first(module):
     result = run(f"import lm_plugins.{module}")
     assert result.returncode == 0, result.stderr

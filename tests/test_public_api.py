@@ -22,6 +22,7 @@ CONTRACT = {
     "MaskingOptions",
     "coverage",
     "errors",
+    "override_rule",
     "published",
     "register_rule",
     "unregister_rule",
@@ -45,13 +46,17 @@ def test_every_public_name_exists_is_sorted_and_documented(module):
             assert value.__doc__, name
 
 
-@pytest.mark.parametrize("name", ["LayerMasked", "MaskingOptions", "coverage", "published", "register_rule"])
+@pytest.mark.parametrize(
+    "name", ["LayerMasked", "MaskingOptions", "coverage", "published", "override_rule", "register_rule"]
+)
 def test_what_is_in_the_contract_has_an_example(name):
     assert "Example:" in inspect.getdoc(getattr(lm, name))
     assert doctest.DocTestFinder(recurse=False).find(getattr(lm, name))[0].examples
 
 
-@pytest.mark.parametrize("name", ["LayerMasked", "MaskingOptions", "coverage", "published", "register_rule"])
+@pytest.mark.parametrize(
+    "name", ["LayerMasked", "MaskingOptions", "coverage", "published", "override_rule", "register_rule"]
+)
 def test_every_argument_is_documented(name):
     value = getattr(lm, name)
     documented = inspect.getdoc(value)

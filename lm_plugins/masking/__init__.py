@@ -6,7 +6,13 @@ from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.model import MASKED, LayerMasked, as_visible, run_masked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
-from lm_plugins.masking.registry import observing, register_rule, registered_functions, unregister_rule
+from lm_plugins.masking.registry import (
+    observing,
+    override_rule,
+    register_rule,
+    registered_functions,
+    unregister_rule,
+)
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
@@ -24,6 +30,7 @@ __all__ = [
     "as_visible",
     "coverage",
     "observing",
+    "override_rule",
     "published",
     "register_rule",
     "registered_functions",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.registry import function_name, has_rule, observing
@@ -85,6 +86,7 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         >>> bool(found), found.missing
         (False, {'torch.nn.functional.lp_pool2d': ['1 (LPPool2d)']})
     """
+    introduce_to_einops()
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}
     visible = Mask(torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device))

@@ -16,8 +16,11 @@ from lm_plugins.errors import (
     UnsupportedOperatorError,
 )
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, uncompiled
 from lm_plugins.masking.coverage import coverage
+from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.mismatch import check_data, explaining_mismatch
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.prepare import prepared
 from lm_plugins.masking.promise import afterwards
@@ -95,20 +98,16 @@ class LayerMasked(nn.Module):
 
         Raises:
             ShapeError: `x` is no batch of images, or `visible` does not fit it.
-            InputTypeError: `x` is not floating point, or an argument is no tensor.
+            InputTypeError: `x` is not floating point, an argument is no tensor, or model and images differ in device or
+                dtype.
             MaskValueError: `visible` holds something other than 0 and 1, or a pixel of `x` equals `MASKED` in only
                 some of its channels.
             NonFiniteError: A visible pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
-            UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
+            UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
+                is compiled, exported or quantized, or this is called while a tracer records.
         """
-        _check_images(x)
-        visible = _unpainted(x) if visible is None else as_visible(visible, x)
-        _check_finite(x, visible)
-        if bool(visible.all()):
-            _check_mode(self.model)
-            return self.model(x)
-        return run_masked(self.model, x, visible, self.options)
+        return uncompiled(_forward, self.model, self.options, x, visible)
 
     def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> "LayerMasked":
         """An inference copy: batch norm folded into the convolutions, weights channels-last.
@@ -144,6 +143,19 @@ class LayerMasked(nn.Module):
         return LayerMasked(prepared(self.model, x, dtype), self.options)
 
 
+def _forward(model: nn.Module, options: MaskingOptions, x: Tensor, visible: Tensor | None) -> Any:
+    check_not_traced()
+    _check_images(x)
+    check_data(model, x, visible)
+    visible = _unpainted(x) if visible is None else as_visible(visible, x)
+    _check_finite(x, visible)
+    if bool(visible.all()):
+        _check_mode(model)
+        with explaining_mismatch(model, x):
+            return model(x)
+    return run_masked(model, x, visible, options)
+
+
 def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions) -> Any:
     """Send `x` through the engine, also when all of it is visible.
 
@@ -160,14 +172,17 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
         TrainingModeError: The model or a part of it is in training mode.
         UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
     """
+    check_python(model)
     _check_mode(model)
+    introduce_to_einops()
     region = Mask(visible)
     # Hidden pixels may be anything, NaN too: some convolution algorithms let far positions touch each other.
     values = x if region.is_full else torch.where(visible[:, None], x, 0.0)
     if not region.is_full:
         values = values.contiguous(memory_format=torch.channels_last)
     try:
-        output = model(MaskedActivation(values, Visibility(region, region, options, is_image=True)))
+        with explaining_mismatch(model, x), explaining_compiled(model):
+            output = model(MaskedActivation(values, Visibility(region, region, options, is_image=True)))
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
     return _ordinary(output)

@@ -1,25 +1,30 @@
-"""The rule table: which torch function acts how on a `MaskedActivation`."""
+"""The rule table: which torch function acts how on a `MaskedActivation`, or on `MaskedTokens`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from inspect import isbuiltin
+from threading import RLock
 from typing import Any, TypeVar
 
 import torch
-from torch.overrides import get_ignored_functions, get_overridable_functions, resolve_name
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
+from lm_plugins.masking.compiled import check_autograd_function
+from lm_plugins.masking.torch_functions import check_overridable, function_name, is_in_place, spellings
 
 __all__ = [
     "Observer",
+    "adding_only",
     "call_rule",
+    "complete_on_first_use",
     "function_name",
     "has_rule",
     "is_in_place",
     "observing",
+    "override_rule",
     "register_rule",
     "registered_functions",
+    "rule_of",
     "spellings",
     "unregister_rule",
 ]
@@ -29,10 +34,14 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 #: Sees every call of a torch function on an activation, together with the next step, and returns its result.
 Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
-_RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
-_TOKEN_RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+Table = dict[Callable[..., Any], Callable[..., Any]]
+
+_RULES: Table = {}
+_TOKEN_RULES: Table = {}
+_overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overrides", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
-_overridable: set[Any] = set()
+_deferred: list[Callable[[], None]] = []
+_completing = RLock()  # what completes the table registers rules itself
 
 # torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
@@ -74,13 +83,8 @@ def register_rule(
         raise RuleError(
             "register_rule needs the torch functions that the rule is for, such as register_rule(torch.relu)."
         )
-    for function in functions:
-        if not _is_overridable(function):
-            raise RuleError(
-                f"{function_name(function)} is not a torch function that can be overridden. Register the public "
-                "function or method that the model calls, such as torch.nn.functional.relu or torch.Tensor.add; "
-                "lm_plugins.coverage(model, x) prints it."
-            )
+    check_overridable(functions)
+    _complete()
     table = _TOKEN_RULES if tokens else _RULES
     taken = [function_name(function) for function in functions if function in table]
     if taken and not overwrite:
@@ -106,6 +110,7 @@ def unregister_rule(*functions: Callable[..., Any], tokens: bool = False) -> Non
     Raises:
         RuleError: A function has no rule.
     """
+    _complete()
     table = _TOKEN_RULES if tokens else _RULES
     for function in functions:
         if function not in table:
@@ -114,69 +119,107 @@ def unregister_rule(*functions: Callable[..., Any], tokens: bool = False) -> Non
         del table[function]
 
 
-def _is_overridable(function: Any) -> bool:
-    if not _overridable:
-        for members in get_overridable_functions().values():
-            _overridable.update(members)
-    try:
-        if function in _overridable:
-            return True
-        # Of what torch does not list as overridable, built-in functions such as torch.zeros never hand over; methods are
-        # looked up on the activation itself.
-        is_method = getattr(torch.Tensor, getattr(function, "__name__", ""), None) is function
-        never = isbuiltin(function) and function in get_ignored_functions() and not is_method
-        return resolve_name(function) is not None and not never
-    except TypeError:  # unhashable
-        return False
+@contextmanager
+def override_rule(
+    functions: Callable[..., Any] | Sequence[Callable[..., Any]], rule: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Use another rule within a block, for experiments. The table itself stays as it is.
 
-
-def spellings(*names: str) -> list[Callable[..., Any]]:
-    """Every public spelling of torch functions: ``torch.NAME``, ``Tensor.NAME``, ``F.NAME``, each also in place.
+    The override holds in the thread (or asyncio task) that entered the block, and in no other, so that experiments can
+    run side by side; threads that start within the block, as those of ``nn.DataParallel`` do, see the table. Blocks
+    nest, and end also after an exception.
 
     Args:
-        names: Names such as ``"relu"`` or ``"__add__"``; one that nothing in torch bears is an error.
+        functions: A torch function or method, or several; they may have a rule or not.
+        rule: The rule within the block, as for `register_rule`, for maps and tokens. None: the functions have no rule
+            within it.
 
     Raises:
-        RuleError: No overridable function of that name exists.
+        RuleError: Something that torch does not let anybody override was passed, or a rule that cannot be called.
+
+    Example:
+        >>> import torch
+        >>> import lm_plugins as lm
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)).eval()
+        >>> x, visible = torch.ones(1, 1, 2, 2), torch.eye(2)
+        >>> with lm.override_rule(torch.nn.functional.relu, lambda input, inplace=False: input.like(input.values * 3)):
+        ...     float(lm.LayerMasked(model)(x, visible))
+        3.0
+        >>> float(lm.LayerMasked(model)(x, visible))
+        1.0
     """
-    found: dict[Callable[..., Any], None] = {}
-    for name in names:
-        spelled = (name,) if name.endswith("_") else (name, name + "_")
-        places = (torch, torch.Tensor, torch.nn.functional, torch.special)
-        functions = [getattr(place, one) for one in spelled for place in places if hasattr(place, one)]
-        functions = [function for function in functions if _is_overridable(function)]
-        if not functions:
-            raise RuleError(f"torch has no function {name!r} that can be overridden.")
-        found.update(dict.fromkeys(functions))
-    return list(found)
+    chosen = functions if isinstance(functions, Sequence) else [functions]
+    if not chosen or not (rule is None or callable(rule)):
+        raise RuleError(
+            f"override_rule needs one torch function or several, and a rule or None; got {functions!r} and {rule!r}."
+        )
+    check_overridable(chosen)
+    token = _overrides.set({**(_overrides.get() or {}), **dict.fromkeys(chosen, rule)})
+    try:
+        yield
+    finally:
+        _overrides.reset(token)
 
 
-def is_in_place(function: Callable[..., Any]) -> bool:
-    """Whether a torch function changes its first argument: ``relu_``, ``__iadd__``."""
-    name = function.__name__
-    if name.startswith("__"):
-        return name.startswith("__i") and name not in ("__invert__", "__index__")
-    return name.endswith("_")
+def complete_on_first_use(complete: Callable[[], None]) -> None:
+    """Call `complete` once, before the table is first read or registered to from now on."""
+    _deferred.append(complete)
+
+
+def _complete() -> None:
+    if _deferred:
+        with _completing:
+            while _deferred:
+                _deferred.pop()()
+
+
+@contextmanager
+def adding_only() -> Iterator[None]:
+    """Within the block, rules may be added. If one is replaced or taken out, or the block fails, the table is restored.
+
+    Raises:
+        DuplicateRuleError: The block replaced a rule, or took one out.
+    """
+    tables = (_RULES, _TOKEN_RULES)
+    before = [dict(table) for table in tables]
+    try:
+        yield
+        changed = [
+            function_name(function)
+            for table, old in zip(tables, before, strict=True)
+            for function, rule in old.items()
+            if table.get(function) is not rule
+        ]
+        if changed:
+            raise DuplicateRuleError(
+                f"the rules of {', '.join(changed[:3])} would be replaced; rules can be added only"
+            )
+    except BaseException:
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
+        raise
 
 
 def has_rule(function: Callable[..., Any]) -> bool:
-    """Whether `function` has a rule, for maps or for tokens."""
-    return function in _RULES or function in _TOKEN_RULES
+    """Whether `function` has a rule here and now, for maps or for tokens."""
+    return rule_of(function) is not None or rule_of(function, tokens=True) is not None
 
 
-def registered_functions(tokens: bool = False) -> dict[Callable[..., Any], Callable[..., Any]]:
+def rule_of(function: Callable[..., Any], tokens: bool = False) -> Callable[..., Any] | None:
+    """The rule of a torch function here and now, for maps or for tokens; or None."""
+    _complete()
+    overrides = _overrides.get()
+    if overrides and function in overrides:
+        rule: Callable[..., Any] | None = overrides[function]
+        return rule
+    return (_TOKEN_RULES if tokens else _RULES).get(function)
+
+
+def registered_functions(tokens: bool = False) -> Table:
     """A copy of the table: torch function to rule, for maps or for tokens."""
+    _complete()
     return dict(_TOKEN_RULES if tokens else _RULES)
-
-
-def function_name(function: Callable[..., Any]) -> str:
-    """The public name of a torch function, such as ``torch.nn.functional.conv2d``."""
-    name = resolve_name(function) if callable(function) else None
-    if name is not None:
-        return str(name)
-    module = getattr(function, "__module__", None)
-    qualified = getattr(function, "__qualname__", None) or repr(function)
-    return f"{module}.{qualified}" if module else str(qualified)
 
 
 def _holds_tokens(value: Any) -> bool:
@@ -204,16 +247,18 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
 
     def act() -> Any:
+        check_autograd_function(args)
         refusal = None
-        if function in _RULES and not _holds_tokens((args, kwargs)):
+        rule, token_rule = rule_of(function), rule_of(function, tokens=True)
+        if rule is not None and not _holds_tokens((args, kwargs)):
             try:
-                return _RULES[function](*args, **kwargs)
+                return rule(*args, **kwargs)
             except UnsupportedOperatorError as error:
                 refusal = error
-        if function not in _TOKEN_RULES:
+        if token_rule is None or (refusal and token_rule is rule):
             raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
         try:
-            return _TOKEN_RULES[function](*_as_tokens(args), **_as_tokens(kwargs))
+            return token_rule(*_as_tokens(args), **_as_tokens(kwargs))
         except UnsupportedOperatorError as error:
             raise (refusal or error) from None
 

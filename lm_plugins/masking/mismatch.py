@@ -1,0 +1,59 @@
+"""What a model and its images have to agree on: device and dtype. Torch's own errors do not say who is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.errors import InputTypeError, LMPluginsError
+
+__all__ = ["check_data", "explaining_mismatch"]
+
+
+def check_data(model: nn.Module, x: Tensor, visible: Tensor | None = None) -> None:
+    """Check that model, images and mask hold values.
+
+    Raises:
+        InputTypeError: One of them is on the ``meta`` device, which has shapes only.
+    """
+    held = {"the model": next(model.parameters(), None), "the images": x, "visible": visible}
+    empty = [name for name, tensor in held.items() if isinstance(tensor, Tensor) and tensor.is_meta]
+    if empty:
+        devices = ", ".join(f"{name} on {one.device}" for name, one in held.items() if isinstance(one, Tensor))
+        raise InputTypeError(
+            f"model, images and mask must be on one device that holds values, got {devices}. Tensors on 'meta' have "
+            f"shapes only: load {' and '.join(empty)} on the device that you compute on."
+        )
+
+
+@contextmanager
+def explaining_mismatch(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Turn an error of torch into one that says what to do, where model and images differ in device or dtype.
+
+    A model that fails is what counts: one that moves or converts its input by itself may differ from it.
+
+    Raises:
+        InputTypeError: The block failed, and no parameter of the model has the device or the dtype of `x`.
+    """
+    try:
+        yield
+    except LMPluginsError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        weights = [*model.parameters(), *model.buffers()]
+        devices = dict.fromkeys(one.device for one in weights)
+        if devices and x.device not in devices:
+            raise InputTypeError(
+                f"the images are on {x.device}, the model on {', '.join(map(str, devices))}: move one of them, for example "
+                f"x.to({str(next(iter(devices)))!r}) or model.to({str(x.device)!r}). The mask follows the images. "
+                f"Torch: {error}"
+            ) from error
+        dtypes = dict.fromkeys(one.dtype for one in weights if one.is_floating_point())
+        if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+            raise InputTypeError(
+                f"the images are {x.dtype}, the model {', '.join(map(str, dtypes))}: convert one of them, for example "
+                f"x.to({next(iter(dtypes))}) or model.to({x.dtype}), or run both under torch.autocast. Torch: "
+                f"{error}"
+            ) from error
+        raise

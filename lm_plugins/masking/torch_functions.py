@@ -1,0 +1,84 @@
+"""Torch's functions as the rule table knows them: their names, their spellings, and which can be overridden."""
+
+from collections.abc import Callable, Sequence
+from inspect import isbuiltin
+from typing import Any
+
+import torch
+from torch.overrides import get_ignored_functions, get_overridable_functions, resolve_name
+
+from lm_plugins.errors import RuleError
+
+__all__ = ["check_overridable", "function_name", "is_in_place", "spellings"]
+
+_overridable: set[Any] = set()
+
+
+def check_overridable(functions: Sequence[Any]) -> None:
+    """Refuse what torch lets nobody override.
+
+    Raises:
+        RuleError: One of `functions` is no torch function that can be overridden.
+    """
+    for function in functions:
+        if not _is_overridable(function):
+            raise RuleError(
+                f"{function_name(function)} is not a torch function that can be overridden. Register the public "
+                "function or method that the model calls, such as torch.nn.functional.relu or torch.Tensor.add; "
+                "lm_plugins.coverage(model, x) prints it."
+            )
+
+
+def _is_overridable(function: Any) -> bool:
+    if not _overridable:
+        for members in get_overridable_functions().values():
+            _overridable.update(members)
+    try:
+        if function in _overridable:
+            return True
+        # Of what torch does not list as overridable, built-in functions such as torch.zeros never hand over; methods are
+        # looked up on the activation itself.
+        is_method = getattr(torch.Tensor, getattr(function, "__name__", ""), None) is function
+        never = isbuiltin(function) and function in get_ignored_functions() and not is_method
+        return resolve_name(function) is not None and not never
+    except TypeError:  # unhashable
+        return False
+
+
+def spellings(*names: str) -> list[Callable[..., Any]]:
+    """Every public spelling of torch functions: ``torch.NAME``, ``Tensor.NAME``, ``F.NAME``, each also in place.
+
+    Args:
+        names: Names such as ``"relu"`` or ``"__add__"``; one that nothing in torch bears is an error.
+
+    Raises:
+        RuleError: No overridable function of that name exists.
+    """
+    found: dict[Callable[..., Any], None] = {}
+    for name in names:
+        spelled = (name,) if name.endswith("_") else (name, name + "_")
+        places = (torch, torch.Tensor, torch.nn.functional, torch.special)
+        functions = [getattr(place, one) for one in spelled for place in places if hasattr(place, one)]
+        functions = [function for function in functions if _is_overridable(function)]
+        if not functions:
+            raise RuleError(f"torch has no function {name!r} that can be overridden.")
+        found.update(dict.fromkeys(functions))
+    return list(found)
+
+
+def is_in_place(function: Callable[..., Any]) -> bool:
+    """Whether a torch function changes its first argument: ``relu_``, ``__iadd__``."""
+    name = function.__name__
+    if name.startswith("__"):
+        return name.startswith("__i") and name not in ("__invert__", "__index__")
+    return name.endswith("_")
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """The public name of a torch function, such as ``torch.nn.functional.conv2d``."""
+    name = resolve_name(function) if callable(function) else None
+    if name is not None:
+        return str(name)
+    module = getattr(function, "__module__", None)
+    qualified = getattr(function, "__qualname__", None) or repr(function)
+    return f"{module}.{qualified}" if module else str(qualified)
