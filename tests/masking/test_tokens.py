@@ -232,7 +232,10 @@ def test_merging_patches_is_a_convolution(merge, options):
     filled, _ = filling.fill(x, visible, None, options.diagonal, options.padding_epsilon)
     by_hand = F.conv2d(filled, weight, stride=2)
     torch.testing.assert_close(
-        got.permute(0, 3, 1, 2).with_hidden(0.0), by_hand.masked_fill(hidden, 0.0), rtol=1e-6, atol=1e-6
+        got.permute(0, 3, 1, 2).with_hidden(0.0, got.visibility.visible),
+        by_hand.masked_fill(hidden, 0.0),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
@@ -242,8 +245,9 @@ def test_normalizing_merged_patches():
     filled = filling.fill(x, visible, None, lm.MaskingOptions().diagonal)[0].permute(0, 2, 3, 1)
     layer = nn.LayerNorm(4 * C).double()
     got = layer(merged_by_reshape(last))
-    expected = layer(merged_by_reshape(filled)).masked_fill(got.is_hidden(), 0.0)
-    torch.testing.assert_close(got.with_hidden(0.0), expected.detach(), rtol=1e-6, atol=1e-6)
+    expected = layer(merged_by_reshape(filled)).masked_fill(got.is_hidden(got.visibility.visible), 0.0)
+    result = got.with_hidden(0.0, got.visibility.visible)
+    torch.testing.assert_close(result, expected.detach(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
