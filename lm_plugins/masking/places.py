@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["CONSTANT", "Places"]
@@ -39,6 +40,8 @@ class Places:
     @classmethod
     def of_map(cls, visibility: Visibility, dims: Sequence[str], shape: Sequence[int]) -> "Places":
         """The places of a map of `shape` whose dimensions mean `dims`; "h" and "w" are sides of blocks within it."""
+        if set(dims) - set("NCHhWw"):
+            raise UnsupportedOperatorError(f"a map with dimensions {tuple(dims)} has no tokens")
         mask = visibility.visible
 
         def make() -> "Places":

@@ -75,7 +75,6 @@ LAYOUTS = {
     "cat of halves": lambda x: torch.cat([x.flatten(2)[:, :, :9], x.flatten(2)[:, :, 9:]], 2),
     "stacked": lambda x: torch.stack([x.flatten(2), x.flatten(2)], 1),
     "mT": lambda x: x.flatten(2).mT,
-    "unshuffled": lambda x: x.reshape(N, C, H // 2, 2, W // 2, 2).permute(0, 3, 5, 1, 2, 4).flatten(1, 3),
 }
 
 
@@ -347,6 +346,16 @@ def test_group_norm_counts_visible_tokens():
             torch.testing.assert_close(tokens.whole().values[n][:, visible[n].flatten()], expected)
     whole = torch.ones_like(visible)
     assert torch.equal(layer(given(x=x, visible=whole).flatten(2)).values, layer(x.flatten(2)))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=NAMES)
+def test_norms_count_visible_tokens(options):
+    x, visible = samples.values(N, C, H, W), samples.region(N, H, W, density=0.4)
+    for normalize in (lambda x: F.normalize(x, dim=-1), lambda x: F.normalize(x, p=1.0, dim=(1, 2))):
+        got = normalize(given(options, x, visible).flatten(2)).whole()
+        for n in range(N):
+            expected = normalize(x[n][:, visible[n]][None])[0]
+            torch.testing.assert_close(got.values[n][:, visible[n].flatten()], expected)
 
 
 def test_new_tensors_are_ordinary():
