@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["CONSTANT", "Places"]
@@ -37,19 +38,22 @@ class Places:
         self._cache: dict[Hashable, Any] = {}
 
     @classmethod
-    def of_map(cls, visibility: Visibility, dims: Sequence[str]) -> "Places":
-        """The places of a map whose dimensions mean `dims`."""
+    def of_map(cls, visibility: Visibility, dims: Sequence[str], shape: Sequence[int]) -> "Places":
+        """The places of a map of `shape` whose dimensions mean `dims`; "h" and "w" are sides of blocks within it."""
+        if set(dims) - set("NCHhWw"):
+            raise UnsupportedOperatorError(f"a map with dimensions {tuple(dims)} has no tokens")
         mask = visibility.visible
 
         def make() -> "Places":
             origin, numbers = mask.numbered()
-            sizes = iter(numbers.shape)
-            shape = [next(sizes) if letter != "C" else 1 for letter in dims]
-            return cls(
-                compact(numbers.reshape(shape)), Visibility(origin, origin, visibility.options, visibility.is_image)
-            )
+            order = [letter for letter in "NHhWw" if letter in dims]
+            numbers = numbers.reshape([shape[dims.index(letter)] for letter in order])
+            numbers = numbers.permute([order.index(letter) for letter in dims if letter in order])
+            numbers = numbers.reshape([1 if letter == "C" else shape[dim] for dim, letter in enumerate(dims)])
+            return cls(compact(numbers), Visibility(origin, origin, visibility.options, visibility.is_image))
 
-        return mask.derived(("places", tuple(dims), visibility.options, visibility.is_image), make)
+        sizes = tuple(size for size, letter in zip(shape, dims, strict=True) if letter != "C")
+        return mask.derived(("places", tuple(dims), sizes, visibility.options, visibility.is_image), make)
 
     def derived(self, key: Hashable | None, make: Callable[[], T]) -> T:
         """Something made from these places, made once; with None for a key, every time."""

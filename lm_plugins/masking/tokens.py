@@ -35,7 +35,7 @@ class MaskedTokens(Carrier):
     @classmethod
     def of_map(cls, activation: MaskedActivation) -> MaskedTokens:
         """The tokens of a map. What is computed but not visible becomes hidden, as at the end of a block."""
-        return cls(activation.values, (Places.of_map(activation.visibility, activation.dims),))
+        return cls(activation.values, (Places.of_map(activation.visibility, activation.dims, activation.shape),))
 
     # ---- for rules -------------------------------------------------------------------------------------------------
 

@@ -129,13 +129,20 @@ def test_norms_of_channels_are_pointwise(name):
     assert torch.equal(CHANNEL_NORMS[name](samples.full(x)).values, CHANNEL_NORMS[name](x))
 
 
-@pytest.mark.parametrize("norm", [lambda x: F.rms_norm(x, (7,)), lambda x: F.normalize(x, dim=(2, 3))])
+@pytest.mark.parametrize("norm", [lambda x: F.rms_norm(x, (7,)), lambda x: F.layer_norm(x, (6, 7))])
 def test_norms_of_positions_are_refused(norm):
     with pytest.raises(
         lm.errors.UnsupportedOperatorError,
         match=r"hidden positions shift|along channels only|mixes positions|masked along one dimension",
     ):
         norm(samples.activation())
+
+
+def test_the_norm_over_space_counts_visible_positions():
+    x, visible = samples.values(), samples.region()
+    result = F.normalize(samples.activation(x, visible), dim=(2, 3))
+    expected = F.normalize(torch.where(visible[:, None], x, 0.0), dim=(2, 3))
+    torch.testing.assert_close(result.values.movedim(1, -1)[visible], expected.movedim(1, -1)[visible])
 
 
 def test_layer_norm_over_positions_is_refused():

@@ -75,7 +75,6 @@ LAYOUTS = {
     "cat of halves": lambda x: torch.cat([x.flatten(2)[:, :, :9], x.flatten(2)[:, :, 9:]], 2),
     "stacked": lambda x: torch.stack([x.flatten(2), x.flatten(2)], 1),
     "mT": lambda x: x.flatten(2).mT,
-    "unshuffled": lambda x: x.reshape(N, C, H // 2, 2, W // 2, 2).permute(0, 3, 5, 1, 2, 4).flatten(1, 3),
 }
 
 
@@ -232,7 +231,10 @@ def test_merging_patches_is_a_convolution(merge, options):
     filled, _ = filling.fill(x, visible, None, options.diagonal, options.padding_epsilon)
     by_hand = F.conv2d(filled, weight, stride=2)
     torch.testing.assert_close(
-        got.permute(0, 3, 1, 2).with_hidden(0.0), by_hand.masked_fill(hidden, 0.0), rtol=1e-6, atol=1e-6
+        got.permute(0, 3, 1, 2).with_hidden(0.0, got.visibility.visible),
+        by_hand.masked_fill(hidden, 0.0),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
@@ -242,8 +244,9 @@ def test_normalizing_merged_patches():
     filled = filling.fill(x, visible, None, lm.MaskingOptions().diagonal)[0].permute(0, 2, 3, 1)
     layer = nn.LayerNorm(4 * C).double()
     got = layer(merged_by_reshape(last))
-    expected = layer(merged_by_reshape(filled)).masked_fill(got.is_hidden(), 0.0)
-    torch.testing.assert_close(got.with_hidden(0.0), expected.detach(), rtol=1e-6, atol=1e-6)
+    expected = layer(merged_by_reshape(filled)).masked_fill(got.is_hidden(got.visibility.visible), 0.0)
+    result = got.with_hidden(0.0, got.visibility.visible)
+    torch.testing.assert_close(result, expected.detach(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +346,16 @@ def test_group_norm_counts_visible_tokens():
             torch.testing.assert_close(tokens.whole().values[n][:, visible[n].flatten()], expected)
     whole = torch.ones_like(visible)
     assert torch.equal(layer(given(x=x, visible=whole).flatten(2)).values, layer(x.flatten(2)))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=NAMES)
+def test_norms_count_visible_tokens(options):
+    x, visible = samples.values(N, C, H, W), samples.region(N, H, W, density=0.4)
+    for normalize in (lambda x: F.normalize(x, dim=-1), lambda x: F.normalize(x, p=1.0, dim=(1, 2))):
+        got = normalize(given(options, x, visible).flatten(2)).whole()
+        for n in range(N):
+            expected = normalize(x[n][:, visible[n]][None])[0]
+            torch.testing.assert_close(got.values[n][:, visible[n].flatten()], expected)
 
 
 def test_new_tensors_are_ordinary():

@@ -162,10 +162,11 @@ def conv2d(
 
 
 @register_rule(F.normalize, tokens=True)
-def normalize(input: MaskedTokens, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> MaskedTokens:
+def normalize(
+    input: MaskedTokens, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: Any = None
+) -> Any:
     """Divide by the norm over channels, or over the visible tokens."""
-    if not isinstance(dim, int):
-        raise UnsupportedOperatorError(
-            f"torch.nn.functional.normalize of {input!r} over dim={dim}: it is masked along one dimension"
-        )
-    return input.like(F.normalize(input.with_hidden(0.0, input.varying(dim)), p, dim, eps))
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    over = tuple(one for one in input.places if any(one.varies(i) for i in dims))
+    values = input.with_hidden(0.0, over) if over else input.values
+    return input.like(F.normalize(values, p, dim, eps)).settled()  # type: ignore[arg-type]
