@@ -5,13 +5,16 @@ __all__ = [
     "DuplicateRuleError",
     "InputTypeError",
     "LMPluginsError",
+    "LayerError",
     "MaskValueError",
     "MissingDependencyError",
     "NonFiniteError",
     "OptionError",
+    "ProbabilityError",
     "PublishedCodeWarning",
     "RuleError",
     "ShapeError",
+    "SkippedLayerWarning",
     "TrainingModeError",
     "UnsupportedOperatorError",
 ]
@@ -45,6 +48,14 @@ class OptionError(LMPluginsError, ValueError):
     """An option has a value that is not among the known ones; the message lists them."""
 
 
+class LayerError(LMPluginsError, ValueError):
+    """A layer is not part of the model, is not called, or does not give maps; the message says which and why."""
+
+
+class ProbabilityError(LMPluginsError, ValueError):
+    """Probabilities are needed and the model returns something else, logits most likely."""
+
+
 class ArchitectureError(LMPluginsError, ValueError):
     """The published code knows no architecture of that name; the message lists the families."""
 
@@ -67,3 +78,7 @@ class MissingDependencyError(LMPluginsError, ImportError):
 
 class PublishedCodeWarning(UserWarning):
     """The published layer masking code cannot run what was asked for; options were derived from its rules."""
+
+
+class SkippedLayerWarning(UserWarning):
+    """A layer has nothing to say about the target and was left out of an attribution."""
