@@ -38,8 +38,8 @@ def activations_of(
 ) -> tuple[list[Tensor], Any]:
     """The maps of some layers in one run of a model.
 
-    A layer that is called several times counts with its last call, as in Captum. What a later layer changes in place
-    does not reach the captured maps.
+    A layer that is called several times counts with its last call, as in Captum, or with the one that its name ends in,
+    such as ``relu@1``. What a later layer changes in place does not reach the captured maps.
 
     Args:
         call: Runs the model.
@@ -53,8 +53,13 @@ def activations_of(
         LayerError: A layer is not called, or its output is no batch of maps larger than 1 x 1.
     """
     captured: dict[int, Any] = {}
+    wanted = [int(name.partition("@")[2] or 0) for name in names]
+    count = [0] * len(layers)
 
     def keep(index: int, output: Any) -> Any:
+        count[index] += 1
+        if wanted[index] not in (0, count[index]):
+            return None
         captured[index] = output
         # The model goes on with a copy, so that an in-place ReLU cannot change what was captured.
         return output.clone() if isinstance(output, Tensor) else None
@@ -63,8 +68,9 @@ def activations_of(
         output = call()
     for index, name in enumerate(names):
         if index not in captured:
+            often = f" {wanted[index]} times" if wanted[index] > 1 else ""
             raise LayerError(
-                f"the layer {name} was not called when the model ran; choose a layer that this model uses."
+                f"the layer {name} was not called{often} when the model ran; choose a layer that this model uses."
             )
         maps = captured[index]
         is_spatial = isinstance(maps, Tensor) and maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1

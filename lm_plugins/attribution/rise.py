@@ -38,7 +38,8 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             half of the image is visible on average, as in the masks themselves.
         output_is: What the model returns: ``"probabilities"`` (checked), ``"logits"`` (a softmax follows),
             ``"multilabel_logits"`` (a sigmoid follows) or ``"scores"`` (taken as they are).
-        batch_size: Masks in one forward pass; the result does not depend on it.
+        batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
+            GPU wants more.
         output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
 
     Raises:
@@ -64,7 +65,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         removal: Removal | str | None = "grey",
         thresholds: Sequence[float] = (0.5,),
         output_is: OutputIs = "probabilities",
-        batch_size: int = 32,
+        batch_size: int = 8,
         output: Callable[[Any], Any] | None = None,
     ) -> None:
         if batch_size < 1:
