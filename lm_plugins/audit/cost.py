@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lm_plugins.errors import InputTypeError
 
@@ -59,7 +59,8 @@ def measured_cost(model: nn.Module) -> Iterator[Cost]:
 
     def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next(iter((*args, *kwargs.values())), None)
-        cost.images += int(first.shape[0]) if isinstance(first, Tensor) else 1
+        # Under layer masking an activation comes, which is no tensor but has the shape of one.
+        cost.images += int(getattr(first, "shape", (1,))[0])
         cost.calls += 1
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
