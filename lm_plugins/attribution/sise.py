@@ -180,8 +180,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             for i in range(len(x)):
                 images = []
                 for name, one, keep in zip(layers, maps, chosen, strict=True):
-                    arguments = arguments_of(additional_forward_args, x, torch.tensor([i]))
-                    value = self._sampled(x[i : i + 1], one[i, keep[i]], targets[i], arguments, done)
+                    value = self._sampled(x, i, one[i, keep[i]], targets[i], additional_forward_args, done)
                     if bool(is_constant(value)):
                         skipped[name] = skipped.get(name, 0) + 1
                     else:
@@ -215,9 +214,9 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         return (weights > 0) & (weights > self._mu * weights.max())
 
     def _sampled(
-        self, x: Tensor, maps: Tensor, target: Target, arguments: tuple[Any, ...], done: Callable[[int], object]
+        self, x: Tensor, i: int, maps: Tensor, target: Target, more: Any, done: Callable[[int], object]
     ) -> Tensor:
-        """V of one layer for one image, ``(H, W)``; 0 if there is no map."""
+        """V of one layer for image i, ``(H, W)``; 0 if there is no map."""
         value = torch.zeros_like(x[0, 0])
         if not len(maps):
             return value
@@ -226,11 +225,8 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             masks = min_max(F.interpolate(part[None], size, mode="bilinear", align_corners=False)[0]).to(x.dtype)
             seen = self._soft_masks.seen(masks)
             count = len(seen)
-            repeated = tuple(
-                one.expand(count, *one.shape[1:]) if isinstance(one, Tensor) and one.ndim and len(one) == 1 else one
-                for one in arguments
-            )
-            output = self._soft_masks.outputs(x, seen, repeated)
+            arguments = arguments_of(more, x, torch.full((count,), i))
+            output = self._soft_masks.outputs(x[i : i + 1], seen, arguments)
             scores = selected(as_probabilities(output, self._output_is), [target] * count)
             # A region is never empty (a mask reaches 1), so that its size is above 0.
             value = value + ((scores / seen.sum((1, 2)))[:, None, None] * seen).sum(0)
