@@ -15,7 +15,8 @@ import argparse
 import csv
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +49,7 @@ Row = dict[str, object]
 def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, Explain]:
     """Every method as a function of one image ``(1, C, H, W)`` and a class, which returns a map ``(1, 1, H, W)``."""
     model, black = subject.model, Colour(subject.colour(0.0))
-    path = layer.partition("@")[0]
+    path, _, number = layer.partition("@")
     module = model.get_submodule(path)
     size = {"interpolate_mode": "bilinear"}
 
@@ -76,7 +77,7 @@ def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, E
         import pytorch_grad_cam as other
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        with getattr(other, name)(model=model, target_layers=[module]) as cam:
+        with tapped(model, module, int(number or 1)) as tap, getattr(other, name)(model, [tap]) as cam:
             cam.batch_size = batch
             return torch.from_numpy(cam(input_tensor=x, targets=[ClassifierOutputTarget(target)]))[:, None]
 
@@ -86,14 +87,10 @@ def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, E
     def rise(x: Tensor, target: int) -> Tensor:
         return RISE(model, output_is="logits", batch_size=batch).attribute(x, target, n_masks=masks, seed=0)
 
-    # Only the last call of a layer can be named to the other packages.
-    others = {
+    return {
         "grad-cam": grad_cam,
         "grad-cam++": partial(pytorch_grad_cam, "GradCAMPlusPlus"),
         "score-cam": partial(pytorch_grad_cam, "ScoreCAM"),
-    }
-    return {
-        **others,
         "integrated grad-cam": integrated,
         "sise": partial(ours, SISE, removal=black),
         "ada-sise": partial(ours, AdaSISE, removal=black),
@@ -103,6 +100,26 @@ def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, E
         "occlusion": occlusion,
         "integrated gradients": integrated_gradients,
     }
+
+
+@contextmanager
+def tapped(model: nn.Module, module: nn.Module, number: int) -> Iterator[nn.Module]:
+    """A layer that is called once, with the output of one call of a module; for packages that cannot choose a call."""
+    tap, calls = nn.Identity(), [0]
+
+    def start(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls[0] = 0
+
+    def through(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        calls[0] += 1
+        return tap(output) if calls[0] == number else None
+
+    handles = model.register_forward_pre_hook(start), module.register_forward_hook(through)
+    try:
+        yield tap
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def measured(subject: Subject, x: Tensor, target: int, explain: Explain, region: Tensor | None, steps: int) -> Row:
