@@ -6,14 +6,17 @@ __all__ = [
     "DuplicateRuleError",
     "InputTypeError",
     "LMPluginsError",
+    "LayerError",
     "MaskValueError",
     "MissingDependencyError",
     "NonFiniteError",
     "OptionError",
     "PluginWarning",
+    "ProbabilityError",
     "PublishedCodeWarning",
     "RuleError",
     "ShapeError",
+    "SkippedLayerWarning",
     "TrainingModeError",
     "UnsupportedOperatorError",
 ]
@@ -45,6 +48,14 @@ class TrainingModeError(LMPluginsError, RuntimeError):
 
 class OptionError(LMPluginsError, ValueError):
     """An option has a value that is not among the known ones; the message lists them."""
+
+
+class LayerError(LMPluginsError, ValueError):
+    """A layer is not part of the model, is not called, or does not give maps; the message says which and why."""
+
+
+class ProbabilityError(LMPluginsError, ValueError):
+    """Probabilities are needed and the model returns something else, logits most likely."""
 
 
 class ArchitectureError(LMPluginsError, ValueError):
@@ -92,3 +103,7 @@ class PublishedCodeWarning(UserWarning):
 
 class PluginWarning(UserWarning):
     """The rules of another package could not be loaded; the message names the package."""
+
+
+class SkippedLayerWarning(UserWarning):
+    """A layer has nothing to say about the target and was left out of an attribution."""

@@ -269,6 +269,8 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "NonFiniteError": ValueError,
         "TrainingModeError": RuntimeError,
         "OptionError": ValueError,
+        "LayerError": ValueError,
+        "ProbabilityError": ValueError,
         "ArchitectureError": ValueError,
         "ConformanceError": AssertionError,
         "RuleError": TypeError,
@@ -276,9 +278,15 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "UnsupportedOperatorError": NotImplementedError,
         "MissingDependencyError": ImportError,
     }
-    assert {*errors.__all__} == {*builtin, "LMPluginsError", "PluginWarning", "PublishedCodeWarning"}
+    assert {*errors.__all__} == {
+        *builtin,
+        "LMPluginsError",
+        "PluginWarning",
+        "PublishedCodeWarning",
+        "SkippedLayerWarning",
+    }
     for name, base in builtin.items():
         assert issubclass(getattr(errors, name), (errors.LMPluginsError,))
         assert issubclass(getattr(errors, name), base)
-    for name in ("PluginWarning", "PublishedCodeWarning"):
+    for name in ("PluginWarning", "PublishedCodeWarning", "SkippedLayerWarning"):
         assert issubclass(getattr(errors, name), UserWarning)

@@ -1,0 +1,152 @@
+"""Insertion and deletion: the score of the target while pixels appear or disappear in the order of an attribution."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_plugins.audit.ranking import pixel_maps
+from lm_plugins.errors import OptionError, ShapeError
+from lm_plugins.features.output import rows_of
+from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
+
+__all__ = ["Curve", "deletion", "insertion"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores over the share of pixels that were deleted or inserted.
+
+    Args:
+        share: ``(steps + 1,)``, from 0 to 1.
+        scores: ``(N, steps + 1)``.
+    """
+
+    share: Tensor
+    scores: Tensor
+
+    @property
+    def auc(self) -> Tensor:
+        """The area under each curve by the trapezoid rule, ``(N,)``."""
+        return torch.trapezoid(self.scores, self.share.to(self.scores), dim=1)
+
+
+def deletion(
+    forward: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    attribution: Tensor,
+    target: Any = None,
+    steps: int = 32,
+    output_is: OutputIs = "probabilities",
+    batch_size: int = 32,
+    output: Callable[[Any], Any] | None = None,
+) -> Curve:
+    """Delete the pixels of the highest attribution first. A small area under the curve is good.
+
+    Args:
+        forward: ``forward(x, visible)``, as every removal builds it from a model. RISE deletes to 0 in the space of the
+            model's input, ``as_removal("grey")(model)``, and inserts into a blurred image.
+        x: Images ``(N, C, H, W)``.
+        attribution: ``(N, C, H, W)`` or ``(N, H, W)``; channels are summed. Pixels of equal value go in reading order.
+        target: A class, or one for each image.
+        steps: Parts of about equal size that the pixels are deleted in, at least 1. RISE uses as many as the image has
+            rows.
+        output_is: What the model returns; see `lm_plugins.attribution.SISE`.
+        batch_size: Images in one forward pass.
+        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+
+    Returns:
+        The curve, from the whole image to nothing.
+
+    Raises:
+        OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
+        ShapeError: The attribution does not fit the images.
+        ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.audit import deletion
+        >>> from lm_plugins.removal import as_removal
+        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> x = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
+        >>> deletion(forward, x, x, target=0, steps=4, output_is="scores").scores
+        tensor([[1., 0., 0., 0., 0.]])
+
+    References:
+        Petsiuk, Das and Saenko, "RISE", BMVC 2018.
+    """
+    return _curve(forward, x, attribution, target, steps, output_is, batch_size, output, is_insertion=False)
+
+
+def insertion(
+    forward: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    attribution: Tensor,
+    target: Any = None,
+    steps: int = 32,
+    output_is: OutputIs = "probabilities",
+    batch_size: int = 32,
+    output: Callable[[Any], Any] | None = None,
+) -> Curve:
+    """Insert the pixels of the highest attribution first. A large area under the curve is good.
+
+    Args:
+        forward: As `deletion` takes it, and so are all others.
+        x: Images ``(N, C, H, W)``.
+        attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
+        target: A class, or one for each image.
+        steps: Parts that the pixels are inserted in.
+        output_is: What the model returns.
+        batch_size: Images in one forward pass.
+        output: Turns what the model returns into a tensor.
+
+    Returns:
+        The curve, from nothing to the whole image.
+
+    Raises:
+        OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
+        ShapeError: The attribution does not fit the images.
+        ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+    """
+    return _curve(forward, x, attribution, target, steps, output_is, batch_size, output, is_insertion=True)
+
+
+def _curve(
+    forward: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    attribution: Tensor,
+    target: Any,
+    steps: int,
+    output_is: OutputIs,
+    batch_size: int,
+    output: Callable[[Any], Any] | None,
+    is_insertion: bool,
+) -> Curve:
+    maps = pixel_maps(attribution)
+    if maps.shape != (len(x), *x.shape[2:]):
+        raise ShapeError(
+            f"the attribution has shape {tuple(attribution.shape)}, the images {tuple(x.shape)}: interpolate it to "
+            f"{tuple(x.shape[2:])}."
+        )
+    pixels = maps[0].numel()
+    if not 1 <= steps <= pixels or batch_size < 1:
+        raise OptionError(f"steps is from 1 to {pixels}, batch_size at least 1; got {steps!r} and {batch_size!r}.")
+    # The place of each pixel, 0 for the highest: (N, H, W).
+    order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(pixels, device=order.device).expand_as(order))
+    place = place.reshape(maps.shape).to(x.device)
+    changed = [step * pixels // steps for step in range(steps + 1)]
+    scores = []
+    for row, one, chosen in zip(x, place, targets_for(target, len(x)), strict=True):
+        parts = []
+        for start in range(0, steps + 1, batch_size):
+            counts = torch.tensor(changed[start : start + batch_size], device=x.device)[:, None, None]
+            visible = (one[None] < counts) if is_insertion else (one[None] >= counts)
+            with torch.no_grad():
+                result = forward(row.expand(len(visible), -1, -1, -1), visible)
+            rows = as_probabilities(rows_of(result, len(visible), output), output_is)
+            parts.append(selected(rows, [chosen] * len(visible)))
+        scores.append(torch.cat(parts))
+    return Curve(torch.tensor(changed, dtype=torch.float64) / pixels, torch.stack(scores))
