@@ -210,7 +210,8 @@ def measure(settings: Settings, advance: Callable[[], object]) -> dict[str, Any]
             row["samples per second"] = {road: summary([total / one for one in seconds[road]]) for road in ROADS}
             row["against grey"] = {road: ratio(seconds[road], seconds["upstream, grey"]) for road in ROADS}
             rows.append(row)
-    return {"model": MODEL, "features": int(explained.features.max()) + 1, "rows": rows}
+    features = int(explained.features.max()) + 1
+    return {"model": MODEL, "features": features, "rounds": rounds_for(settings), "rows": rows}
 
 
 def _overhead(

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.speed.explainers import ROADS
 from benchmarks.speed.forward import MASKED
@@ -100,3 +101,5 @@ def _growth(axis: Axes, section: dict[str, Any]) -> None:
     axis.set(xscale="log", title="growth: cost of one image (-) or one sample (--), and the exponent",
              xlabel="size of the batch or number of samples / largest", ylabel="cost / that at the largest")  # fmt: skip
     axis.legend(frameon=False, fontsize=8)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())

@@ -33,7 +33,7 @@ def cost(settings: Settings) -> float:
     """The work of this section, in images through ResNet-50."""
     sides, batches, samples = _points(settings)
     pictures = sum((side / SIDE) ** 2 for side in sides) * 4 + sum(batches)
-    return (_rounds(settings) + 1) * (0.25 * len(ROADS) * pictures + 0.02 * len(EXPLAINERS) * sum(samples))
+    return (_rounds(settings) + 1) * (0.35 * len(ROADS) * pictures + 0.01 * len(EXPLAINERS) * sum(samples))
 
 
 def count(settings: Settings) -> int:

@@ -96,7 +96,7 @@ def _explainers(section: dict[str, Any]) -> str:
         overhead.append([row["explainer"], *(spread(row["overhead"][road], 3) for road in roads)])
     over = [f"time of {road} / upstream, grey" for road in roads[:2]]
     return (
-        f"{section['model']}, {section['features']} features. Samples in a second:\n\n"
+        f"{section['model']}, {section['features']} features, rounds: {section['rounds']}. Samples in a second:\n\n"
         + table(["explainer", "samples", *roads, *over], speed)
         + "\n\nMilliseconds for each sample outside of the model:\n\n"
         + table(["explainer", *roads], overhead)
