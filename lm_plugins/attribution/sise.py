@@ -47,7 +47,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             colour of the data set with many models: ``"grey"`` here.
         mu: :math:`\mu`, in [0, 1): 0 keeps every map with a positive gradient, as published.
         fusion: ``"soft"`` (default) or ``"hard"``. The published formula has a hard mask, the course code of the authors'
-            group a soft one. Soft keeps the order of pixels below the threshold, and scores better in our benchmark.
+            group a soft one. Soft keeps the order of pixels below the threshold, and scores a little better in our benchmark.
         temperature: Steepness of the soft fusion.
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. What is credited is then the visible
             region that was scored, not the soft mask. One run for each; the three of the default kept more confidence
