@@ -96,5 +96,5 @@ def test_errors_of_the_model_itself_pass(x):
             raise RuntimeError("on purpose")
 
     for visible in (None, VISIBLE):
-        with pytest.raises(RuntimeError, match="^on purpose$"):
+        with pytest.raises(RuntimeError, match=r"^on purpose$"):
             lm.LayerMasked(nn.Sequential(network()[0], Failing()).eval())(x, visible)
