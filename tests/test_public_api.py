@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import lm_plugins as lm
-from lm_plugins import errors, masking
+from lm_plugins import errors, masking, testing
 
 MODULES = [
     "lm_plugins",
@@ -36,7 +36,7 @@ def test_public_names():
     assert public == CONTRACT - {"errors"}
 
 
-@pytest.mark.parametrize("module", [lm, masking, errors], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [lm, masking, errors, testing], ids=lambda module: module.__name__)
 def test_every_public_name_exists_is_sorted_and_documented(module):
     assert list(module.__all__) == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     for name in module.__all__:

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from threading import RLock
 from typing import Any
 
 import torch
@@ -13,7 +13,17 @@ from torch.autograd.function import Function
 
 from lm_plugins.errors import UnsupportedOperatorError
 
-__all__ = ["check_autograd_function", "check_not_traced", "check_python", "explaining_compiled", "uncompiled"]
+__all__ = [
+    "check_autograd_function",
+    "check_not_traced",
+    "check_python",
+    "explaining_compiled",
+    "running_eagerly",
+    "uncompiled",
+]
+
+# The stance of the compiler is one for the whole program: those who change it take turns.
+_stance = RLock()
 
 _QUANTIZED = ("torch.ao.nn.quantized.modules", "torch.ao.nn.intrinsic.quantized.modules")
 
@@ -124,10 +134,19 @@ def explaining_compiled(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
-@cache
-def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
-    disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return disabled
+@contextmanager
+def running_eagerly(model: nn.Module) -> Iterator[None]:
+    """Let compiled parts of a model run as the Python code that they were compiled from, so that rules see it."""
+    # The compiler's own check of isinstance would import it.
+    is_compiled = any(
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
+    if not is_compiled or not hasattr(torch.compiler, "set_stance"):  # torch 2.6
+        yield
+        return
+    with _stance, torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def uncompiled(function: Callable[..., Any], *args: Any) -> Any:
@@ -138,4 +157,4 @@ def uncompiled(function: Callable[..., Any], *args: Any) -> Any:
     # Importing the compiler takes seconds. Where it is not imported, nothing can be compiled.
     if "torch._dynamo" not in sys.modules:
         return function(*args)
-    return _disabled(function)(*args)
+    return torch.compiler.disable(function)(*args)  # type: ignore[no-untyped-call]

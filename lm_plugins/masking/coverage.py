@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.compiled import running_eagerly
 from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
@@ -107,7 +108,7 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         return result
 
     try:
-        with torch.no_grad(), observing(record):
+        with torch.no_grad(), running_eagerly(model), observing(record):
             model(MaskedActivation(x, full))
     except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
         found.stopped = f"{type(error).__name__}: {error}"

@@ -50,10 +50,17 @@ def explaining_mismatch(model: nn.Module, x: Tensor) -> Iterator[None]:
                 f"Torch: {error}"
             ) from error
         dtypes = dict.fromkeys(one.dtype for one in weights if one.is_floating_point())
-        if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+        if dtypes and x.dtype not in dtypes and not _is_autocast(x.device.type):
             raise InputTypeError(
                 f"the images are {x.dtype}, the model {', '.join(map(str, dtypes))}: convert one of them, for example "
                 f"x.to({next(iter(dtypes))}) or model.to({x.dtype}), or run both under torch.autocast. Torch: "
                 f"{error}"
             ) from error
         raise
+
+
+def _is_autocast(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except TypeError:  # torch 2.3
+        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()

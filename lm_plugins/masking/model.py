@@ -16,7 +16,7 @@ from lm_plugins.errors import (
     UnsupportedOperatorError,
 )
 from lm_plugins.masking.activation import MaskedActivation
-from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, uncompiled
+from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.mask import Mask
@@ -181,7 +181,7 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
     if not region.is_full:
         values = values.contiguous(memory_format=torch.channels_last)
     try:
-        with explaining_mismatch(model, x), explaining_compiled(model):
+        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
             output = model(MaskedActivation(values, Visibility(region, region, options, is_image=True)))
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, options)) from error

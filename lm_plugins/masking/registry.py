@@ -148,7 +148,7 @@ def override_rule(
         >>> float(lm.LayerMasked(model)(x, visible))
         1.0
     """
-    chosen = functions if isinstance(functions, Sequence) else [functions]
+    chosen = functions if isinstance(functions, (list, tuple)) else [functions]
     if not chosen or not (rule is None or callable(rule)):
         raise RuleError(
             f"override_rule needs one torch function or several, and a rule or None; got {functions!r} and {rule!r}."

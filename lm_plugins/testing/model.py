@@ -179,7 +179,7 @@ class _Check:
             outputs = [one for one in tensors(self.run(x, self.visible)) if one.requires_grad]
             total = sum((one.square().sum() for one in outputs), torch.zeros((), device=x.device))
         self.require(law, None if outputs else "no output has a gradient")
-        gradient = torch.autograd.grad(total, x)[0]
+        gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
         hidden = ~self.visible[:, None].expand_as(gradient)
         for wrong, text in ((hidden & (gradient != 0), "a hidden pixel"), (~gradient.isfinite(), "a pixel")):
             if bool(wrong.any()):

@@ -10,8 +10,8 @@ import torchvision
 from torchvision.models.regnet import BlockParams, RegNet
 
 import lm_plugins as lm
-from lm_plugins.masking import observing, run_masked
-from tests.garbage import overwrite_hidden
+from lm_plugins.masking import run_masked
+from lm_plugins.testing import check_model
 from tests.golden import deterministic
 
 LISTED = torchvision.models.list_models(module=torchvision.models)
@@ -80,12 +80,6 @@ class Subject:
             return [lm.MaskingOptions(), lm.published(self.name)]
 
 
-def assert_close(got, expected):
-    """Image by image, to 1e-5 of the largest logit of that image."""
-    error, scale = (got - expected).abs().amax(1), expected.abs().amax(1)
-    assert (error <= 1e-5 * scale).all(), f"relative errors {(error / scale).tolist()}"
-
-
 def condition(model, gain, x):
     """Scale the norms of a model by `gain`, and give them the statistics of `x`."""
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -142,44 +136,10 @@ def test_all_visible_is_the_plain_model_bit_for_bit(subject):
     assert (change > 1e-3 * plain.abs().amax(1)).all()
 
 
-@torch.inference_mode()
-def test_hidden_pixels_may_hold_anything(subject):
-    masked = lm.LayerMasked(subject.model)
-    for value in (0.0, 1e30, torch.inf, torch.nan):
-        x = torch.where(subject.visible[:, None], subject.x, value)
-        assert torch.equal(masked(x, subject.visible), subject.output), value
-
-
-@torch.inference_mode()
-def test_a_batch_is_its_images_one_by_one(subject):
-    masked = lm.LayerMasked(subject.model)
-    single = [masked(x[None], visible) for x, visible in zip(subject.x, subject.visible, strict=True)]
-    assert_close(torch.cat(single), subject.output)
-
-
-@torch.inference_mode()
-def test_nothing_visible_is_finite_and_independent_of_the_image(subject):
+def test_laws(subject):
     for options in subject.options():
-        masked = lm.LayerMasked(subject.model, options)
-        nothing = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
-        outputs = masked(torch.stack([subject.x[0], subject.x[1] * 1e6]), nothing)
-        assert outputs.isfinite().all()
-        assert torch.equal(outputs[0], outputs[1])
-
-
-@torch.inference_mode()
-def test_garbage_at_hidden_positions_never_surfaces(subject):
-    for options in subject.options():
-        expected = run_masked(subject.model, subject.x, subject.visible, options)
-        with observing(overwrite_hidden()):
-            got = run_masked(subject.model, subject.x, subject.visible, options)
-        assert_close(got, expected)
-
-
-def test_coverage_is_complete(subject):
-    found = lm.coverage(subject.model, subject.x[:1])
-    assert found, str(found)
-    assert found.supported
+        gradients = subject.name not in LARGE and options == lm.MaskingOptions()
+        check_model(subject.model, subject.x, subject.visible, options=options, gradients=gradients)
 
 
 def test_every_model_is_tested_or_excluded():
