@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import lm_plugins as lm
-from lm_plugins.masking import MaskedActivation, observing, run_masked
+from lm_plugins.masking import observing, run_masked
+from lm_plugins.testing import overwrite_hidden
 
 # Modules of timm without a single convolutional family, and why: everything in them looks through attention or mixes
 # positions by a dense layer. `--all` runs them too.
@@ -197,15 +198,6 @@ def masks(side: int) -> Tensor:
     return torch.stack([patches, disc, torch.zeros_like(disc)])
 
 
-def _with_garbage(function, args, kwargs, act):  # type: ignore[no-untyped-def]
-    result = act()
-    for one in result if isinstance(result, (tuple, list)) else [result]:
-        if isinstance(one, MaskedActivation):
-            hidden = one.is_hidden()
-            one.values = torch.where(hidden, 100 * torch.randn_like(one.values), one.values)
-    return result
-
-
 def _logits(output: object) -> Tensor:
     if isinstance(output, Tensor):
         return output.flatten(1)
@@ -247,7 +239,7 @@ def _laws(row: Row, model: nn.Module, x: Tensor, visible: Tensor) -> None:
     plain, masked = _logits(model(x)), _logits(run_masked(model, x, visible, options))
     painted = [torch.where(visible[:, None], x, value) for value in (1e30, torch.nan)]
     row.pixels = max(_deviation(_logits(run_masked(model, one, visible, options)), masked) for one in painted)
-    with observing(_with_garbage):
+    with observing(overwrite_hidden()):
         row.hidden = _deviation(_logits(run_masked(model, x, visible, options)), masked)
     alone = [_logits(run_masked(model, x[i : i + 1], visible[i : i + 1], options)) for i in range(len(x))]
     row.batch = _deviation(torch.cat(alone), masked)

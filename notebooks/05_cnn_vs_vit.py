@@ -72,7 +72,8 @@ for axis, patch in zip(axes[1:], (16, 32, 32), strict=True):
     share = visible.float().reshape(224 // patch, patch, 224 // patch, patch).mean((1, 3))
     kept = share >= 0.3 if axis is not axes[3] else share >= 1
     axis.imshow(kept, cmap="Greys_r", vmin=0, vmax=1)
-    axis.set_title(f"tokens of {patch} x {patch}, {'coverage 0.3' if axis is not axes[3] else 'all'}")
+    rule = "coverage 0.3" if axis is not axes[3] else "all"
+    axis.set_title(f"{patch} x {patch} tokens,\n{rule}")
 for axis in axes:
     axis.axis("off")
 plt.show()
@@ -169,14 +170,14 @@ for name, model in (("CNN", cnn), ("ViT", vit)):
                 found = forward(images[test], visible_from(present, features)).argmax(1)
             kept.setdefault((name, removal), []).append(float((found == labels[test]).float().mean()))
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
 for axis, name in zip(axes, ("CNN", "ViT"), strict=True):
     for removal, marker in zip(removals, "osD^", strict=True):
         axis.plot(fractions, kept[name, removal], marker=marker, label=removal.replace("_", " "))
     axis.set_title(name)
     axis.set_xlabel("share of patches removed")
 axes[0].set_ylabel("accuracy")
-axes[1].legend()
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
 plt.show()
 for key, values in kept.items():
     print(f"{key[0]} {key[1]:13} " + "  ".join(f"{value:.2f}" for value in values))

@@ -113,3 +113,15 @@ def test_bad_input() -> None:
         lm.LayerMasked(Net()).prepare(torch.randn(1, 3, 16, 16))
     with pytest.raises(ShapeError, match="got shape \\(3, 16, 16\\)"):
         lm.LayerMasked(Net().eval()).prepare(torch.randn(3, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_the_laws_hold_for_the_copy(name: str) -> None:
+    from torchvision import models
+
+    from lm_plugins.testing import check_model
+
+    torch.manual_seed(0)
+    model = randomized(models.get_model(name, num_classes=5))
+    x = torch.randn(2, 3, 64, 64)
+    check_model(lm.LayerMasked(model).prepare(x).model, x, gradients=False)
