@@ -3,15 +3,21 @@
 __all__ = [
     "ArchitectureError",
     "DuplicateRuleError",
+    "ImageFileError",
     "InputTypeError",
+    "LabelFileError",
     "LMPluginsError",
+    "LayerError",
     "MaskValueError",
     "MissingDependencyError",
+    "ModelLoadingError",
     "NonFiniteError",
     "OptionError",
+    "ProbabilityError",
     "PublishedCodeWarning",
     "RuleError",
     "ShapeError",
+    "SkippedLayerWarning",
     "TrainingModeError",
     "UnsupportedOperatorError",
 ]
@@ -45,6 +51,14 @@ class OptionError(LMPluginsError, ValueError):
     """An option has a value that is not among the known ones; the message lists them."""
 
 
+class LayerError(LMPluginsError, ValueError):
+    """A layer is not part of the model, is not called, or does not give maps; the message says which and why."""
+
+
+class ProbabilityError(LMPluginsError, ValueError):
+    """Probabilities are needed and the model returns something else, logits most likely."""
+
+
 class ArchitectureError(LMPluginsError, ValueError):
     """The published code knows no architecture of that name; the message lists the families."""
 
@@ -65,5 +79,21 @@ class MissingDependencyError(LMPluginsError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 
 
+class ModelLoadingError(LMPluginsError, ValueError):
+    """A model cannot be built or fetched, or a checkpoint does not fit it or was refused."""
+
+
+class ImageFileError(LMPluginsError, ValueError):
+    """A folder or file holds no image that could be read; the message lists the files and why."""
+
+
+class LabelFileError(LMPluginsError, ValueError):
+    """A table of labels does not fit the images or the model; the message names the first rows that do not."""
+
+
 class PublishedCodeWarning(UserWarning):
     """The published layer masking code cannot run what was asked for; options were derived from its rules."""
+
+
+class SkippedLayerWarning(UserWarning):
+    """A layer has nothing to say about the target and was left out of an attribution."""

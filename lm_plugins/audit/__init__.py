@@ -1,0 +1,49 @@
+"""The audit: how much each removal distorts a model, measured on one's own model and images.
+
+Measures are pure functions of tensors; `run_audit` runs them for every removal and recommends one.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
+from lm_plugins.audit.colour_bias import colour_bias
+from lm_plugins.audit.measures import MEASURES
+from lm_plugins.audit.missingness import class_entropy, missingness
+from lm_plugins.audit.removal_order import coalitions_after, removal_order
+from lm_plugins.audit.saliency import gradient_saliency
+
+if TYPE_CHECKING:
+    from lm_plugins.audit.recommendation import Recommendation, recommend
+    from lm_plugins.audit.result import AuditResult
+    from lm_plugins.audit.run import run_audit
+
+__all__ = [
+    "MEASURES",
+    "AuditResult",
+    "Recommendation",
+    "class_entropy",
+    "coalitions_after",
+    "colour_bias",
+    "entropy_interval",
+    "gradient_saliency",
+    "mean_interval",
+    "missingness",
+    "recommend",
+    "removal_order",
+    "run_audit",
+]
+
+# These work on tables and need pandas; the measures themselves need torch only.
+_WITH_TABLES = {
+    "AuditResult": "result",
+    "Recommendation": "recommendation",
+    "recommend": "recommendation",
+    "run_audit": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TABLES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WITH_TABLES[name]}"), name)
