@@ -6,12 +6,18 @@ Measures are pure functions of tensors; `run_audit` runs them for every removal 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lm_plugins.audit.alignment import alignment, top_jaccard
 from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
+from lm_plugins.audit.class_hierarchy import wordnet_similarity
 from lm_plugins.audit.colour_bias import colour_bias
+from lm_plugins.audit.lime_explanation import lime_attribution
+from lm_plugins.audit.linearity import linearity
 from lm_plugins.audit.measures import MEASURES
 from lm_plugins.audit.missingness import class_entropy, missingness
+from lm_plugins.audit.rank_agreement import rank_agreement
 from lm_plugins.audit.removal_order import coalitions_after, removal_order
 from lm_plugins.audit.saliency import gradient_saliency
+from lm_plugins.audit.shape_bias import salient_region, shape_leakage, swapped_quadrants
 
 if TYPE_CHECKING:
     from lm_plugins.audit.recommendation import Recommendation, recommend
@@ -22,16 +28,25 @@ __all__ = [
     "MEASURES",
     "AuditResult",
     "Recommendation",
+    "alignment",
     "class_entropy",
     "coalitions_after",
     "colour_bias",
     "entropy_interval",
     "gradient_saliency",
+    "lime_attribution",
+    "linearity",
     "mean_interval",
     "missingness",
+    "rank_agreement",
     "recommend",
     "removal_order",
     "run_audit",
+    "salient_region",
+    "shape_leakage",
+    "swapped_quadrants",
+    "top_jaccard",
+    "wordnet_similarity",
 ]
 
 # These work on tables and need pandas; the measures themselves need torch only.

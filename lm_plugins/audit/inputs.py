@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lm_plugins
 from lm_plugins.audit.jobs import Prepared
-from lm_plugins.audit.subject import FEATURES, AuditedModel, FeatureMaker, Subject, checked_image, digest
+from lm_plugins.audit.subject import FEATURES, AuditedModel, FeatureMaker, Subject, checked_image, digest, seed_from
 from lm_plugins.audit.tables import pd
 from lm_plugins.errors import (
     InputTypeError,
@@ -57,6 +57,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def pool(self, count: int, seed: int) -> tuple[Subject, ...]:
+        """Some images, whatever their order."""
+        chosen = sorted(range(len(self)), key=lambda i: seed_from(seed, "pool", self.names[i]))[:count]
+        return tuple(self.subject(i) for i in chosen)
 
     def subject(self, index: int) -> Subject:
         """The image at a place."""
@@ -138,14 +143,26 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
     return numbers
 
 
-def prepared_forwards(removals: Mapping[str, Removal], model: nn.Module) -> tuple[dict[str, Prepared], dict[str, str]]:
+def prepared_forwards(
+    removals: Mapping[str, Removal], model: AuditedModel, first: Subject
+) -> tuple[dict[str, Prepared], dict[str, str]]:
+    """The removals that work with a model, tried on one image with a corner hidden; and why the others do not."""
+    corner = torch.ones(first.x.shape[2:], dtype=torch.int64)
+    corner[: max(1, len(corner) // 4), : max(1, corner.shape[1] // 4)] = 0
     prepared: dict[str, Prepared] = {}
     left_out: dict[str, str] = {}
+    _ = first.plain  # what is wrong with the model itself is not put down to a removal
     for name, removal in removals.items():
         try:
-            prepared[name] = Prepared(removal, removal(model))
+            forward = removal(model.model)
+            model.probabilities(forward, first.x, corner, torch.tensor([[False, True]]))
         except (UnsupportedOperatorError, MissingDependencyError) as error:
             left_out[name] = str(error)
+        else:
+            prepared[name] = Prepared(removal, forward)
+    if not prepared:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise UnsupportedOperatorError(f"no removal works with this model. {reasons}")
     return prepared, left_out
 
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_plugins.audit.jobs import ColourBias, HiddenPixels, Job, Missingness
+from lm_plugins.audit.lime_jobs import LimeQuality, RankAgreement
 from lm_plugins.audit.missingness import ClassSimilarity
+from lm_plugins.audit.shape_jobs import HOSTS, Linearity, ShapeBias, ShapeLeakage
+from lm_plugins.audit.subject import OBJECT, Subject
 from lm_plugins.errors import OptionError
 
 __all__ = ["MEASURES", "Plan", "jobs_for"]
@@ -13,7 +16,10 @@ __all__ = ["MEASURES", "Plan", "jobs_for"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an audit is asked to run."""
+    """What an audit is asked to run.
+
+    `has_regions` says whether somebody gave the objects of the images; `pool` chooses some of the images.
+    """
 
     features: tuple[str, ...]
     orders: tuple[Any, ...]
@@ -21,6 +27,15 @@ class Plan:
     seed: int
     class_similarity: ClassSimilarity | None
     lime_samples: int
+    has_regions: bool
+    pool: Callable[[int], tuple[Subject, ...]]
+
+    @property
+    def regions_from(self) -> str:
+        """Where the regions of objects come from: given, or made of features, of superpixels if there are any."""
+        if self.has_regions:
+            return OBJECT
+        return "superpixels" if "superpixels" in self.features else self.features[0]
 
 
 def _missingness(plan: Plan) -> list[Job]:
@@ -39,11 +54,36 @@ def _colour_bias(plan: Plan) -> list[Job]:
     return [ColourBias(features, plan.seed) for features in plan.features]
 
 
+def _shape_bias(plan: Plan) -> list[Job]:
+    return [ShapeBias(plan.regions_from)]
+
+
+def _shape_leakage(plan: Plan) -> list[Job]:
+    return [ShapeLeakage(plan.regions_from, plan.pool(2 * HOSTS))]
+
+
+def _linearity(plan: Plan) -> list[Job]:
+    return [Linearity(features, plan.seed) for features in plan.features]
+
+
+def _lime(plan: Plan) -> list[Job]:
+    return [LimeQuality(features, plan.lime_samples, plan.seed) for features in plan.features]
+
+
+def _rank_agreement(plan: Plan) -> list[Job]:
+    return [RankAgreement(features, plan.lime_samples, plan.seed) for features in plan.features]
+
+
 #: What each name of ``measures=`` runs.
 MEASURES: dict[str, Callable[[Plan], list[Job]]] = {
     "missingness": _missingness,
     "hidden_pixels": _hidden_pixels,
     "colour_bias": _colour_bias,
+    "shape_bias": _shape_bias,
+    "shape_leakage": _shape_leakage,
+    "linearity": _linearity,
+    "lime": _lime,
+    "rank_agreement": _rank_agreement,
 }
 
 

@@ -19,15 +19,15 @@ from lm_plugins.audit.inputs import (
     prepared_forwards,
     versions,
 )
-from lm_plugins.audit.jobs import Job, Number, Prepared
+from lm_plugins.audit.jobs import Job, Number
 from lm_plugins.audit.measures import Plan, jobs_for
 from lm_plugins.audit.missingness import ClassSimilarity
 from lm_plugins.audit.parts import Parts, Row
 from lm_plugins.audit.removal_order import Order
 from lm_plugins.audit.result import AuditResult
-from lm_plugins.audit.subject import FEATURES, AuditedModel, FeatureMaker, Subject, digest
+from lm_plugins.audit.subject import AuditedModel, FeatureMaker, Subject
 from lm_plugins.audit.tables import COLUMNS, pd
-from lm_plugins.errors import MissingDependencyError, UnsupportedOperatorError
+from lm_plugins.errors import MissingDependencyError
 from lm_plugins.features.score import OutputIs
 from lm_plugins.removal import Removal
 
@@ -119,11 +119,12 @@ def run_audit(
     audited = AuditedModel(model, output_is, output, batch_size)
     chosen = named_removals(removals)
     makers = named_features(features)
+    subjects = Images(images, labels, names, regions, audited, makers)
     plan = Plan(
         features=tuple(makers), orders=known(orders, get_args(Order), "an order of removal"),
         fractions=checked_fractions(fractions), seed=seed, class_similarity=class_similarity, lime_samples=lime_samples,
+        has_regions=subjects.has_regions, pool=lambda count: subjects.pool(count, seed),
     )  # fmt: skip
-    subjects = Images(images, labels, names, regions, audited, makers)
     jobs = jobs_for(measures, plan)
     described = {name: described_as(removal) for name, removal in chosen.items()}
     settings = {
@@ -132,58 +133,38 @@ def run_audit(
     }  # fmt: skip
     folder = None if out is None else Path(out)
     parts = Parts(folder, settings, resume)
-    prepared, left_out = prepared_forwards(chosen, model)
+    prepared, left_out = prepared_forwards(chosen, audited, subjects.subject(0))
     rows: list[Row] = []
-    with _Bar(len(subjects) * len(jobs) * max(len(prepared), 1), progress) as bar:
+    with _Bar(len(subjects) * len(jobs) * len(prepared), progress) as bar:
         for subject in map(subjects.subject, range(len(subjects))):
             for job in jobs:
-                rows += _run(job, subject, prepared, left_out, described, parts, seed, bar)
-    if not prepared:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise UnsupportedOperatorError(f"no removal works with this model. {reasons}")
+                groups = [list(prepared)] if job.together else [[name] for name in prepared]
+                for group in groups:
+                    key = _key(job, subject, [described[name] for name in group])
+                    found = parts.load(*key)
+                    if found is None:
+                        numbers = job(subject, {name: prepared[name] for name in group})
+                        found = [_row(number, job, subject, seed) for number in numbers]
+                        parts.save(found, *key)
+                        bar.done(len(group))
+                    else:
+                        bar.skip(len(group))
+                    rows += found
     record = {
         **settings, "images": len(subjects), "labelled": subjects.labelled, "features": list(plan.features),
         "orders": list(plan.orders), "measures": list(dict.fromkeys(job.measure for job in jobs)), "removals": described,
         "left_out": left_out, "versions": versions(), **(provenance or {}),
     }  # fmt: skip
-    frame = pd.DataFrame([row for row in rows if row["removal"] in prepared], columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     result = AuditResult(frame, record)
     if folder is not None:
         result.save(folder)
     return result
 
 
-def _run(
-    job: Job, subject: Subject, prepared: dict[str, Prepared], left_out: dict[str, str], described: Mapping[str, str],
-    parts: Parts, seed: int, bar: "_Bar",
-) -> list[Row]:  # fmt: skip
-    """The rows of one job on one image; removals that prove not to work are moved to `left_out`."""
-    rows: list[Row] = []
-    groups = [list(prepared)] if job.together else [[name] for name in prepared]
-    features = job.features
-    if features and features not in FEATURES:
-        features = f"{features} {digest(subject.feature_mask(features))}"
-    for group in groups:
-        removals = "; ".join(f"{name} = {described[name]}" for name in group)
-        key = (job.measure, features, job.order, job.key, removals, subject.key)
-        found = parts.load(*key)
-        if found is None:
-            subject.prepare(job.features)
-            try:
-                numbers = job(subject, {name: prepared[name] for name in group})
-            except (UnsupportedOperatorError, MissingDependencyError) as error:
-                if len(group) > 1:
-                    raise
-                del prepared[group[0]]
-                left_out[group[0]] = str(error)
-                continue
-            found = [_row(number, job, subject, seed) for number in numbers]
-            parts.save(found, *key)
-            bar.done(len(prepared) if job.together else 1)
-        else:
-            bar.skip(len(prepared) if job.together else 1)
-        rows += found
-    return rows
+def _key(job: Job, subject: Subject, removals: list[str]) -> tuple[str, ...]:
+    """All that the numbers of a part depend on, beside the settings of the audit."""
+    return (job.measure, subject.features_key(job.features), job.order, job.key, "; ".join(removals), subject.key)
 
 
 def _row(number: Number, job: Job, subject: Subject, seed: int) -> Row:

@@ -31,6 +31,9 @@ def _superpixels(image: Tensor) -> Tensor:
     return superpixels(image, "slic", n_segments=196, compactness=10, start_label=0)
 
 
+#: The column ``features`` of measures that remove the object that somebody gave.
+OBJECT = "object"
+
 #: What each name of features stands for.
 FEATURES: dict[str, FeatureMaker] = {"patches": _patches, "superpixels": _superpixels}
 
@@ -60,19 +63,23 @@ class AuditedModel:
 
     def probabilities(self, forward: Forward, x: Tensor, feature_mask: Tensor, coalitions: Tensor) -> Tensor:
         """The same as probabilities ``(K, classes)`` on the CPU."""
-        return self._normalised(self.outputs(forward, x, feature_mask, coalitions))
+        return self._as_probabilities(self.outputs(forward, x, feature_mask, coalitions)).cpu()
 
     def plain(self, x: Tensor) -> Tensor:
         """Probabilities ``(classes,)`` for a whole image ``(1, C, H, W)``."""
         with torch.inference_mode():
-            return self._normalised(rows_of(self.model(x), 1, self.output))[0]
+            return self._as_probabilities(rows_of(self.model(x), 1, self.output))[0].cpu()
 
-    def _normalised(self, output: Tensor) -> Tensor:
+    def normalised(self, result: Any) -> Tensor:
+        """Probabilities ``(N, classes)`` from what the model returned."""
+        return self._as_probabilities(result if self.output is None else self.output(result))
+
+    def _as_probabilities(self, output: Tensor) -> Tensor:
         if output.ndim != 2:
             raise ShapeError(
                 f"the audit needs a classifier: outputs (N, classes), got {tuple(output.shape)}; choose them with output=."
             )
-        return as_probabilities(output, self.output_is).cpu()
+        return as_probabilities(output, self.output_is)
 
 
 class Subject:
@@ -135,11 +142,11 @@ class Subject:
         region = "" if self._region is None else digest(self._region)
         return f"{self.name} {digest(self.x)} {self.label} {region}"
 
-    def prepare(self, features: str) -> None:
-        """Compute what does not depend on a removal, so that what goes wrong here is not put down to one."""
-        _ = self.predicted
-        if features:
-            self.feature_mask(features)
+    def features_key(self, features: str) -> str:
+        """What the features of this image depend on: the name of built-in ones, the pixels of a user's."""
+        if features in FEATURES or features not in self._features:
+            return features
+        return f"{features} {digest(self.feature_mask(features))}"
 
     def seed(self, seed: int, *key: str) -> int:
         """A seed for this image, whatever its place among the others."""
