@@ -16,7 +16,7 @@ from lm_plugins.audit.subject import FEATURES, AuditedModel, FeatureMaker, Subje
 from lm_plugins.audit.tables import pd
 from lm_plugins.errors import (
     InputTypeError,
-    MissingDependencyError,
+    LMPluginsError,
     OptionError,
     TrainingModeError,
     UnsupportedOperatorError,
@@ -156,7 +156,7 @@ def prepared_forwards(
         try:
             forward = removal(model.model)
             model.probabilities(forward, first.x, corner, torch.tensor([[False, True]]))
-        except (UnsupportedOperatorError, MissingDependencyError) as error:
+        except LMPluginsError as error:
             left_out[name] = str(error)
         else:
             prepared[name] = Prepared(removal, forward)

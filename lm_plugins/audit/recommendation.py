@@ -14,7 +14,7 @@ __all__ = ["Recommendation", "recommend"]
 TIE = 0.01
 
 #: A removal whose answer moves by more (total variation) when hidden pixels change does not remove.
-SEES_HIDDEN = 0.01
+SEES_HIDDEN = 1e-3
 
 #: Removals from cheap to expensive on a CPU, by class; others come last.
 _CHEAP_FIRST = (
@@ -110,9 +110,8 @@ def _reason(
     ties = [name for name in equal if name != winner]
     others = [str(name) for name in eligible.index if name not in equal]
     if ties:
-        text += (
-            f", no worse than {_listed([f'{name} ({eligible[name]:.1%})' for name in ties])}, and is the cheaper choice"
-        )
+        text += f", as much as with {_listed([f'{name} ({eligible[name]:.1%})' for name in ties])} to within a point, and is"
+        text += f" the {'cheaper' if len(ties) == 1 else 'cheapest'} of them"
     if others:
         second = others[0]
         low, _ = mean_interval((images[winner] - images[second]).to_numpy(), seed)

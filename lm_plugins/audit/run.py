@@ -194,7 +194,7 @@ class _Bar:
         self._bar.update(count)
 
     def skip(self, count: int) -> None:
-        self._bar.initial += count
-        self._bar.n += count
-        if hasattr(self._bar, "last_print_n"):
+        if not self._bar.disable:
+            self._bar.initial += count
+            self._bar.n += count
             self._bar.last_print_n += count

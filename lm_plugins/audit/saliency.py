@@ -42,7 +42,7 @@ def gradient_saliency(
     References:
         Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks", ICLR workshops 2014.
     """
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         image = x.detach().clone().requires_grad_()
         score = rows_of(model(image), 1, output)[0].reshape(-1)[target]
         (gradient,) = torch.autograd.grad(score, image)
