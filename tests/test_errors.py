@@ -272,14 +272,20 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "NonFiniteError": ValueError,
         "TrainingModeError": RuntimeError,
         "OptionError": ValueError,
+        "LayerError": ValueError,
+        "ProbabilityError": ValueError,
+        "ImageFileError": ValueError,
+        "LabelFileError": ValueError,
+        "ModelLoadingError": ValueError,
         "ArchitectureError": ValueError,
         "RuleError": TypeError,
         "DuplicateRuleError": ValueError,
         "UnsupportedOperatorError": NotImplementedError,
         "MissingDependencyError": ImportError,
     }
-    assert {*errors.__all__} == {*builtin, "LMPluginsError", "PublishedCodeWarning"}
+    assert {*errors.__all__} == {*builtin, "LMPluginsError", "PublishedCodeWarning", "SkippedLayerWarning"}
     for name, base in builtin.items():
         assert issubclass(getattr(errors, name), (errors.LMPluginsError,))
         assert issubclass(getattr(errors, name), base)
     assert issubclass(errors.PublishedCodeWarning, UserWarning)
+    assert issubclass(errors.SkippedLayerWarning, UserWarning)

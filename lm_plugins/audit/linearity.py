@@ -34,7 +34,8 @@ def linearity(parts: Tensor, union: Tensor, nothing: Tensor) -> tuple[float, flo
     Example:
         >>> import torch
         >>> from lm_plugins.audit import linearity
-        >>> linearity(torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([2.0, 3.0]), torch.ones(2))
+        >>> cosine, error = linearity(torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([2.0, 3.0]), torch.ones(2))
+        >>> round(cosine, 4), error
         (1.0, 0.0)
 
     References:
