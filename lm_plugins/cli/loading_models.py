@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import pickle
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,9 @@ def _from_factory(name: str, module_name: str, function: str) -> LoadedModel:
 def _read_checkpoint(module: nn.Module, file: Path) -> str:
     """Load a state dict into the model; returns the SHA-256 of the file."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of files that are refused right after
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelLoadingError(
             f"the checkpoint {file.name} is refused: it is damaged, or holds more than weights, which could run any code "

@@ -103,11 +103,12 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The resized centre of an image, ``size x size``, in colour or, for one channel, grey."""
-        scale = self.resize / min(image.size)
+        short = min(image.size)
         image = image.convert("RGB" if len(self.mean) == 3 else "L")
-        sides = (max(self.size, round(image.width * scale)), max(self.size, round(image.height * scale)))
+        # Rounded as torchvision does it, so that its models see the very same pixels.
+        sides = (int(self.resize * image.width / short), int(self.resize * image.height / short))
         image = image.resize(sides, INTERPOLATIONS[self.interpolation])
-        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        left, top = (round((side - self.size) / 2) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def normalised(self, array: Any) -> Tensor:

@@ -1,5 +1,7 @@
 """Rules to start from, for the functions of a model that have none."""
 
+from textwrap import fill, indent
+
 import torch
 
 from lm_plugins.masking.coverage import Coverage
@@ -19,7 +21,7 @@ import lm_plugins as lm
 
 _RULE = '''
 
-# Called in {paths}.{reason}
+# Called in {paths}.
 @lm.register_rule({functions})
 def {name}(input, *args, **kwargs):
     """Say what it does."""
@@ -29,6 +31,20 @@ def {name}(input, *args, **kwargs):
     #     visible = input.visibility.visible
     #     return {first}(input.with_hidden(0.0, visible), *args, **kwargs)
     raise NotImplementedError("edit the rule of {first}")
+'''
+
+_EXTENDED = '''
+
+# Called in {paths}.
+{reason}
+{name}_before = registered_functions()[{first}]
+
+
+@lm.register_rule({first}, overwrite=True)
+def {name}(input, *args, **kwargs):
+    """Say what it does."""
+    # Handle that call here, and leave all others to the rule that is there.
+    return {name}_before(input, *args, **kwargs)
 '''
 
 
@@ -50,18 +66,16 @@ def rule_skeleton(found: Coverage) -> str:
         >>> "@lm.register_rule(torch.nn.functional.pixel_shuffle" in text
         True
     """
-    parts = [_HEAD]
+    parts = [_HEAD + ("from lm_plugins.masking.registry import registered_functions\n" if found.reasons else "")]
     for public, paths in found.missing.items():
-        reason = f"\n# Its rule does not cover this call: {found.reasons[public]}" if public in found.reasons else ""
-        parts.append(
-            _RULE.format(
-                paths=", ".join(paths),
-                reason=reason.replace("\n", "\n# ").replace("\n# #", "\n#"),
-                functions=", ".join(_spelled(public)) + (", overwrite=True" if public in found.reasons else ""),
-                first=public,
-                name=public.rsplit(".", 1)[-1].strip("_"),
-            )
-        )
+        name = public.rsplit(".", 1)[-1].strip("_")
+        called = ", ".join(paths)
+        if public in found.reasons:
+            reason = fill(f"It has a rule that does not cover this call: {found.reasons[public]}", 118)
+            parts.append(_EXTENDED.format(paths=called, reason=indent(reason, "# "), first=public, name=name))
+        else:
+            functions = ", ".join(_spelled(public))
+            parts.append(_RULE.format(paths=called, functions=functions, first=public, name=name))
     return "".join(parts)
 
 
