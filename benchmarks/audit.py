@@ -30,7 +30,8 @@ def markdown(result: AuditResult, measure: str, features: str, order: str) -> st
     curves = result.curves(measure, features, order)
     titles = ["mean" if one == "mean" else f"{one:.0%}" for one in curves.columns]
     lines = [f"| {measure}, {features}, {order} | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for name, row in zip(curves.index, curves.to_numpy(), strict=True)]  # fmt: skip
+    for name, row in zip(curves.index, curves.to_numpy(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
     return "\n".join(lines)
 
 
