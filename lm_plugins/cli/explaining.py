@@ -170,5 +170,5 @@ def _written(file: Path, write: Callable[[Path], Any]) -> Path:
 
 def _plain_name(index: int, name: str) -> str:
     """A file name that every file system takes, whatever the image is called."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem).strip("_")[:60]
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", Path(name).stem).strip("_")[:60]
     return f"{index + 1:03d}_{plain or 'image'}"

@@ -189,7 +189,11 @@ def _partition(question: Question) -> Tensor:
     values = shap.PartitionExplainer(lambda *args: model(*args)[:, question.target], masker)(
         image[None], max_evals=question.samples, batch_size=question.batch_size, silent=True
     )
-    return torch.from_numpy(np.asarray(values.values, np.float32)[0]).sum(-1).squeeze()
+    of_pixels = torch.from_numpy(np.asarray(values.values, np.float32)[0]).sum(-1).flatten()
+    # SHAP spreads the value of a feature over its pixels; every other method gives each pixel the whole of it.
+    ids = question.feature_mask.flatten().cpu()
+    of_features = torch.zeros(int(ids.max()) + 1).index_add(0, ids, of_pixels)
+    return of_features[question.feature_mask.cpu()]
 
 
 def _rise(question: Question) -> Tensor:

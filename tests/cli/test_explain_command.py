@@ -52,7 +52,7 @@ def test_what_is_written_is_what_the_method_returns(explain, tmp_path, photos):
         assert arrays["pixels"].shape == (3, 32, 32)
         assert np.array_equal(arrays["feature_mask"], grid((32, 32), 16))
     left = record["explanations"][0]["left"]
-    assert left["0"] == pytest.approx(float(model(x).softmax(1)[0, 0]))
+    assert left["0"] == pytest.approx(model(x).softmax(1)[0, 0].detach().item())
     assert list(left) == [f"{step / 10:g}" for step in range(10)]
 
 
