@@ -12,6 +12,7 @@ from lm_plugins.cli.config_file import config_option, config_text
 from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
+from lm_plugins.cli.object_masks import read_object_masks
 from lm_plugins.cli.output import note, print_json, writable_folder
 from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, Names, class_count, loaded, model_options
 from lm_plugins.errors import OptionError
@@ -45,6 +46,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV with the columns file and class_index (or class_name); adds accuracy.",
+)
+@click.option(
+    "--objects",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with a PNG for each image, white where the object is; for shape bias, leakage and alignment.",
 )
 @click.option("--removals", type=REMOVAL_NAMES, default="layer_masking,grey,black,blur", show_default=True)
 @click.option(
@@ -141,6 +147,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         out=folder,
         resume=options["resume"],
         names=images.names,
+        regions=None if options["objects"] is None else read_object_masks(options["objects"], images),
         provenance=_provenance(options, model, images),
     )
     for name, reason in result.left_out.items():

@@ -36,58 +36,60 @@ _KNOWN = [
     (
         "class_entropy",
         "Entropy of the predicted classes",
-        "How varied the predicted classes are. If it falls while more is removed, the removal itself pushes images "
-        "towards a few classes: a bias.",
+        "How varied the predicted classes are, in nats. If it falls while more is removed, the removal drives the model "
+        "into a few classes.",
     ),
     (
         "confidence",
         "Confidence",
-        "Mean probability of the predicted class. It should fall as evidence goes; staying high on nothing is a bad sign.",
+        "Mean probability of the predicted class. High confidence with low agreement: the model is sure of the stand-in.",
     ),
     (
         "class_similarity",
         "Similarity of classes",
-        "How near the predicted class is to the right one in the class hierarchy. Higher: mistakes are milder.",
+        "How close the predicted class is to the true one in a hierarchy of classes. Higher: mistakes are milder.",
     ),
     (
-        "shape_bias",
-        "Shape bias",
-        "How much more the object's own outline changes the answer than the same outline with swapped quadrants. Near 0: "
-        "the shape of the hole says nothing.",
+        "shape_bias_object",
+        "Shape bias: object removed",
+        "Share of predictions that survive although the whole object is gone. Low is good: what is left is context, and the "
+        "outline of the hole.",
+    ),
+    (
+        "shape_bias_swapped",
+        "Shape bias: quadrants swapped",
+        "Share of predictions that survive a hole as large as the object, elsewhere. High is good.",
     ),
     (
         "shape_leakage",
         "Shape leakage",
-        "How far the hole of one object in another image pulls the prediction towards that object. Near 0: the hole does "
-        "not speak.",
+        "How much the hole of an object, cut into images of other things, raises the probability of its class. 0 is good: "
+        "the hole does not speak.",
     ),
     (
         "colour_bias",
         "Colour bias",
-        "How much the answer depends on the fill colour. 0 for layer masking by construction.",
-    ),
-    (
-        "linearity",
-        "Linearity",
-        "How well the output with some features removed is a sum over features. Higher: linear explanations fit better.",
-    ),
-    ("alignment", "Alignment", "How well explanations point at the object. Higher is better."),
-    (
-        "topk_ablation",
-        "Ablation of the most important",
-        "How fast the answer goes when what LIME found important is removed. Faster: the explanation found what matters.",
-    ),
-    ("deletion", "Deletion", "Area under the score while important pixels disappear. Lower is better."),
-    ("insertion", "Insertion", "Area under the score while important pixels appear. Higher is better."),
-    (
-        "ranking_agreement",
-        "Agreement of rankings",
-        "Whether this removal ranks explanation methods as other removals do. Higher: conclusions depend less on it.",
+        "How far the answer moves between six colours of paint (total variation). 0 is good; layer masking has no colour.",
     ),
     (
         "hidden_pixels",
         "Hidden pixels matter",
-        "How far the answer moves when hidden pixels change. 0: what is removed is removed.",
+        "How far the answer moves when hidden pixels change (total variation). 0 is good: what is removed is removed.",
+    ),
+    ("linearity_cosine", "Linearity: cosine", "Whether features together add what they add one by one. 1 is good."),
+    ("linearity_error", "Linearity: error", "How far features together are from the sum of their parts. 0 is good."),
+    (
+        "lime_ablation",
+        "Ablation of what LIME found",
+        "Share of predictions that survive when LIME's top features are painted grey. Low is good: LIME found what matters.",
+    ),
+    ("lime_alignment", "LIME's alignment", "Cosine of LIME's explanation and the object. High is good."),
+    ("lime_jaccard", "LIME's overlap", "Overlap of LIME's top features and the object. High is good."),
+    (
+        "rank_agreement",
+        "Agreement of rankings",
+        "Rank correlation of LIME's features with those under the other removals. No direction: low says that the choice "
+        "of removal matters.",
     ),
 ]
 

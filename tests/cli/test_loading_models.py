@@ -67,7 +67,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     with pytest.raises(ModelLoadingError, match="holds no state dict"):
         load_model(MODEL, tmp_path / "list.pt")
     for name in ("text.pt", "empty.pt"):
-        with pytest.raises(ModelLoadingError, match="is refused|cannot be read"):
+        with pytest.raises(ModelLoadingError, match=r"is refused|cannot be read"):
             load_model(MODEL, tmp_path / name)
 
 

@@ -1,5 +1,7 @@
 """The reports in a real browser: sliders, switches, sorting, keyboard, dark, phone, and no request to anywhere."""
 
+from itertools import pairwise
+
 import pytest
 
 from tests.report.conftest import Visit
@@ -111,7 +113,8 @@ def test_everything_has_a_name_for_screen_readers(visit, audit_page, explanation
                 const by = one.getAttribute("aria-labelledby");
                 const named = by ? by.split(" ").every((id) => document.getElementById(id)?.textContent.trim()) : false;
                 const label = one.labels && [...one.labels].some((label) => label.textContent.trim());
-                return !(named || label || one.getAttribute("aria-label") || one.alt || one.tagName === "BUTTON" && one.textContent.trim());
+                const text = one.tagName === "BUTTON" && one.textContent.trim();
+                return !(named || label || text || one.getAttribute("aria-label") || one.alt);
             }).map((one) => one.outerHTML.slice(0, 80))""",
         )
         assert unnamed == []
@@ -120,7 +123,7 @@ def test_everything_has_a_name_for_screen_readers(visit, audit_page, explanation
             int(level) for level in page.eval_on_selector_all("h1, h2, h3", "all => all.map((one) => one.tagName[1])")
         ]
         assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after - before <= 1 for before, after in pairwise(levels))
         identifiers = page.eval_on_selector_all("[id]", "all => all.map((one) => one.id)")
         assert len(identifiers) == len(set(identifiers))
 
@@ -161,7 +164,8 @@ def test_an_explanation_switches_fades_and_hides(visit, explanation_page):
     before = over.get_attribute("src")
     page.get_by_role("radio", name="black").check()
     assert over.get_attribute("src") != before
-    hidden = "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.filter((v, i) => i % 4 === 3 && v).length"
+    pixels = "one.getContext('2d').getImageData(0, 0, one.width, one.height).data"
+    hidden = f"one => {pixels}.filter((value, i) => i % 4 === 3 && value).length"
     page.wait_for_function("document.querySelector('canvas').width === 32")
     assert page.locator("canvas").evaluate(hidden) == 0
     move(page, "#image-1-fraction", 1)

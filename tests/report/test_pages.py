@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from lm_plugins.audit import MEASURES, run_audit
+from lm_plugins.features import grid
 from lm_plugins.report import Example, audit_report, explanation_report
 from lm_plugins.report.curves import charts
 from lm_plugins.report.pictures import heat_map, photograph, ranks_picture
 from lm_plugins.report.wording import measure_wording
+from tests.cli.small_models import Classifier
 from tests.report.conftest import audit_result, examples, explained
 
 EVIL = "</script><script>alert(1)</script><img src=//evil.example/x.png>\"'&.png"
@@ -130,5 +133,21 @@ def test_a_heat_map_is_red_blue_and_transparent():
 
 
 def test_every_measure_that_the_audit_runs_is_explained():
-    for measure in set(audit_result().summary["measure"]):
-        assert measure_wording(measure).meaning
+    result = run_audit(
+        Classifier().eval(),
+        torch.rand(3, 3, 32, 32),
+        removals=("grey", "black"),
+        features={"quarters": lambda image: grid((32, 32), 8)},
+        orders=("random",),
+        fractions=(0.5,),
+        measures=tuple(MEASURES),
+        regions=[torch.eye(32) == 1] * 3,
+        class_similarity=torch.eye(3),
+        labels=[0, 1, 2],
+        lime_samples=20,
+        progress=False,
+    )
+    found = set(result.summary["measure"])
+    assert len(found) >= 12
+    assert [name for name in found if not measure_wording(name).meaning] == []
+    assert audit_report(result).count("<figure") >= 4
