@@ -55,7 +55,7 @@ def entropy_interval(
         level: Of confidence, between 0 and 1.
 
     Returns:
-        The low end, not below 0, and the high end.
+        The low and the high end, within what an entropy of so many images can be.
 
     Raises:
         OptionError: There is no value, or the level is not between 0 and 1.
@@ -68,7 +68,7 @@ def entropy_interval(
     entropies = _entropy(counts / len(codes))
     centre = float(_entropy(np.bincount(codes)[None] / len(codes))[0])
     low, high = _percentiles(entropies - entropies.mean() + centre, level)
-    return max(low, 0.0), high
+    return max(low, 0.0), min(high, float(np.log(len(codes))))
 
 
 def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
