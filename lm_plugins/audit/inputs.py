@@ -3,8 +3,9 @@
 import hashlib
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,9 +34,11 @@ class Images:
         self, images: Iterable[Tensor], labels: Sequence[int | None] | Tensor | None, names: Sequence[str] | None,
         regions: Sequence[Tensor | None] | None, model: AuditedModel, makers: Mapping[str, FeatureMaker],
     ) -> None:  # fmt: skip
-        if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        can_be_indexed = hasattr(images, "__len__") and hasattr(images, "__getitem__")
+        if isinstance(images, (str, bytes, Mapping)) or not (can_be_indexed or isinstance(images, Iterable)):
             raise InputTypeError(f"images are tensors (C, H, W), one after the other; got {type(images).__name__}.")
-        self._images = images if isinstance(images, (Sequence, Tensor)) else list(images)
+        # A data set is read image by image; what can only be walked through once is kept.
+        self._images = cast(Any, images if can_be_indexed else list(images))
         count = len(self._images)
         if not count:
             raise OptionError("there are no images to audit with.")
@@ -44,13 +47,13 @@ class Images:
             if values is not None and len(values) != count:
                 raise OptionError(f"there are {len(values)} {what} for {count} images: pass one for each.")
         self.names = _names(self._images) if names is None else [str(name) for name in names]
-        twice = (
-            sorted({name for name in self.names if self.names.count(name) > 1}) if len(set(self.names)) < count else []
-        )
+        twice = [name for name, times in Counter(self.names).items() if times > 1]
         if twice:
             raise OptionError(f"names of images are different; {', '.join(map(repr, twice[:3]))} came more than once.")
         self._labels = [None] * count if given is None else [_label(one) for one in given]
-        self._regions = [None] * count if regions is None else [None if r is None else r == 1 for r in regions]
+        self._regions = (
+            [None] * count if regions is None else [None if one is None else _region(one) for one in regions]
+        )
         self._model, self._makers = model, makers
         self.labelled = sum(label is not None for label in self._labels)
         self.has_regions = any(region is not None for region in self._regions)
@@ -69,7 +72,7 @@ class Images:
         return Subject(self.names[index], image, self._model, self._makers, self._labels[index], self._regions[index])
 
 
-def _names(images: Sequence[Any] | Tensor) -> list[str]:
+def _names(images: Any) -> list[str]:
     seen: dict[str, int] = {}
     names = []
     for i in range(len(images)):
@@ -85,6 +88,13 @@ def _label(label: Any) -> int | None:
     if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
         raise InputTypeError(f"labels are class indices (int) or None, got {label!r}.")
     return int(label)
+
+
+def _region(region: Any) -> Tensor:
+    if not isinstance(region, Tensor) or not bool(((region == 0) | (region == 1)).all()):
+        got = f"a tensor of {region.dtype}" if isinstance(region, Tensor) else type(region).__name__
+        raise InputTypeError(f"regions are tensors (H, W) of bool or 0 and 1, or None; got {got} with other values.")
+    return region == 1
 
 
 def check_model(model: nn.Module) -> None:
@@ -115,8 +125,10 @@ def named_removals(removals: Iterable[Removal | str] | Mapping[str, Removal | st
 
 
 def described_as(removal: Any) -> str:
-    """The text of a removal, without addresses, which are others the next time."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(removal))
+    """The text of a removal by which parts on disk know it: without addresses, which are others the next time."""
+    text = repr(removal)
+    without = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return without if without == text else f"{without} {described_as(getattr(removal, '__dict__', {}))}"
 
 
 def named_features(features: Iterable[str] | Mapping[str, FeatureMaker]) -> dict[str, FeatureMaker]:

@@ -1,4 +1,4 @@
-"""The measures of an audit by name."""
+"""The measures of an audit by name. A further one is a `Job`, and a line in the table."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

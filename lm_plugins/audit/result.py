@@ -114,7 +114,7 @@ class AuditResult:
             "recommendation": self.recommendation.as_dict(),
             "provenance": self.provenance,
         }
-        text = json.dumps(record, indent=1, ensure_ascii=False)
+        text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
         written(folder / "audit.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     @classmethod

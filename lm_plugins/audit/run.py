@@ -67,9 +67,11 @@ def run_audit(
 
     Args:
         model: A classifier of images ``(N, C, H, W)``, in evaluation mode.
-        images: Floating point ``(C, H, W)`` each, preprocessed for the model.
+        images: Floating point ``(C, H, W)`` each, preprocessed for the model. A data set that can be indexed is read image
+            by image.
         labels: The class of each image, None for those that have none. Needed for accuracy only.
-        removals: Names or objects (see `lm_plugins.removal`), or a dict of them by the name to show.
+        removals: Names or objects (see `lm_plugins.removal`), or a dict of them by the name to show. Parts in `out` know
+            them by their ``repr``.
         features: ``"patches"`` (14 along the shorter side: 16 x 16 pixels at 224), ``"superpixels"`` (about 196 by SLIC); or
             a dict of functions ``image (C, H, W) -> feature mask (H, W)`` by name.
         orders: ``"random"``, ``"most_salient_first"``, ``"least_salient_first"``; saliency is `gradient_saliency`.

@@ -94,6 +94,10 @@ class Subject:
         label: int | None = None,
         region: Tensor | None = None,
     ) -> None:
+        if region is not None and region.shape != image.shape[1:]:
+            raise ShapeError(
+                f"the region of image {name!r} has shape {tuple(region.shape)}: expected {tuple(image.shape[1:])}."
+            )
         self.name = name
         self.model = model
         self.x = image[None].to(model.device)

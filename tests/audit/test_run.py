@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.audit import MEASURES, AuditResult, run_audit
-from lm_plugins.errors import InputTypeError, NonFiniteError, OptionError, TrainingModeError, UnsupportedOperatorError
+from lm_plugins.errors import (
+    InputTypeError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    TrainingModeError,
+    UnsupportedOperatorError,
+)
 from lm_plugins.features import grid
 from lm_plugins.removal import Blur, Colour, LayerMasking, PixelRemoval
 
@@ -89,6 +96,19 @@ def test_images_without_names_get_them_from_their_pixels(model, images):
     second = run_audit(model, (one for one in images.flip(0)), **SMALL)
     same(first, second)
     assert run_audit(model, images[:1].expand(2, -1, -1, -1), **SMALL).table["image"].nunique() == 2
+
+
+def test_a_data_set_is_read_image_by_image(model, images):
+    class DataSet:
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> Tensor:
+            if index >= len(images):
+                raise IndexError(index)
+            return images[index]
+
+    same(run_audit(model, DataSet(), **SMALL), run_audit(model, images, **SMALL))
 
 
 def test_another_seed_draws_other_features(model, images):
@@ -198,6 +218,22 @@ def test_other_settings_are_refused_unless_begun_anew(model, images, tmp_path):
     same(run_audit(model, images, out=tmp_path, resume=False, **SMALL), run_audit(model, images, **SMALL))
 
 
+class Shifted:
+    """A removal of somebody's own, without a text that tells what it does."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, model: nn.Module) -> object:
+        return Colour(self.value)(model)
+
+
+def test_removals_without_a_text_are_told_apart(model, images, tmp_path):
+    run_audit(model, images, out=tmp_path, **{**SMALL, "removals": {"mine": Shifted(0.0)}})
+    found = run_audit(model, images, out=tmp_path, **{**SMALL, "removals": {"mine": Shifted(3.0)}})
+    same(found, run_audit(model, images, **{**SMALL, "removals": {"mine": Shifted(3.0)}}))
+
+
 class Spectrum(nn.Module):
     """A model that layer masking does not cover."""
 
@@ -279,7 +315,7 @@ def test_what_lets_the_model_peek_cannot_win(model, images):
         ({"images": []}, OptionError, "no images"),
         ({"images": "photos"}, InputTypeError, "got str"),
         ({"images": [torch.zeros(3, 4, 4, dtype=torch.uint8)]}, InputTypeError, "torch.uint8"),
-        ({"images": [torch.zeros(4, 4)]}, Exception, r"\(C, H, W\).*\(4, 4\)"),
+        ({"images": [torch.zeros(4, 4)]}, ShapeError, r"\(C, H, W\).*\(4, 4\)"),
         ({"images": [torch.full((3, 4, 4), torch.nan)]}, NonFiniteError, "NaN"),
         ({"labels": [1]}, OptionError, "1 labels for 4 images"),
         ({"labels": [1, 2, 3, "cat"]}, InputTypeError, "'cat'"),
@@ -290,10 +326,14 @@ def test_what_lets_the_model_peek_cannot_win(model, images):
         ({"removals": ("grey", "grey")}, OptionError, "once each"),
         ({"removals": ()}, OptionError, "no removals"),
         ({"features": ("pixels",)}, OptionError, "'patches', 'superpixels'; got 'pixels'"),
-        ({"features": {"odd": lambda image: torch.zeros(2, 2, dtype=torch.int64)}}, Exception, r"'odd'.*\(2, 2\)"),
+        ({"features": {"odd": lambda image: torch.zeros(2, 2, dtype=torch.int64)}}, ShapeError, r"'odd'.*\(2, 2\)"),
         ({"orders": ("best",)}, OptionError, "got 'best'"),
         ({"fractions": (0.5, 1.5)}, OptionError, r"in \(0, 1\]"),
         ({"measures": ("magic",)}, OptionError, "missingness.*got magic"),
+        ({"regions": [None] * 3}, OptionError, "3 regions for 4 images"),
+        ({"regions": [torch.ones(4, 4)] * 4}, ShapeError, r"region of image .* \(4, 4\): expected \(16, 16\)"),
+        ({"regions": [torch.full((16, 16), 0.5)] * 4}, InputTypeError, "0 and 1"),
+        ({"regions": ["object"] * 4}, InputTypeError, "got str"),
         ({"batch_size": 0}, OptionError, "at least 1"),
         ({"output_is": "guesses"}, OptionError, "'guesses'"),
     ],
