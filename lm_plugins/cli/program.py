@@ -72,6 +72,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(ExitCode.INPUT, error)
     except LMPluginsError as error:
         return _failed(ExitCode.USAGE, error)
+    except SystemExit:
+        # click leaves like this when the reader of the output, such as `head`, has seen enough: no error of ours.
+        return ExitCode.DONE
     except OSError as error:
         return _failed(ExitCode.OUTPUT, f"{error}. What was finished before is kept; nothing half-written is.")
     except Exception:

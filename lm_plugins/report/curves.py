@@ -10,7 +10,7 @@ from lm_plugins.report.wording import Measure, measure_wording
 __all__ = ["HEIGHT", "WIDTH", "Chart", "Line", "charts", "numbers_without_curve"]
 
 WIDTH, HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 32, 16, 54
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Line:
     Args:
         removal: Its name.
         path: Of the means.
-        whiskers: ``(x, top, bottom)`` of each confidence interval; those of different removals stand side by side.
+        whiskers: ``(x, top, bottom)`` of each confidence interval; removals stand side by side.
         points: ``(x, y, text)`` of each mean.
         rows: Of the table below: fraction, mean, low, high, count.
     """
@@ -110,9 +110,9 @@ def _chart(name: str, measure: str, features: str, order: str, group: pd.DataFra
             continue
         rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
         aside = 5.0 * (place - (len(removals) - 1) / 2)
-        whiskers = [(x(row["fraction"]) + aside, y(row["high"]), y(row["low"])) for row in rows]
+        whiskers = [(round(x(row["fraction"]) + aside, 1), y(row["high"]), y(row["low"])) for row in rows]
         points = [
-            (x(row["fraction"]), y(row["mean"]),
+            (round(x(row["fraction"]) + aside, 1), y(row["mean"]),
              f"{removal}, {row['fraction']:.0%} removed: {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
             for row in rows
         ]  # fmt: skip

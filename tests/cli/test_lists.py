@@ -115,6 +115,13 @@ def test_without_click_it_says_what_to_install():
     assert "Traceback" not in result.stderr
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"set -o pipefail; {sys.executable} -m lm_plugins.cli models --source torchvision | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("torchvision:")
+
+
 def test_it_runs_as_a_module():
     result = subprocess.run(
         [sys.executable, "-m", "lm_plugins.cli", "--version"], capture_output=True, text=True, check=False
