@@ -6,7 +6,6 @@ from typing import Any
 
 from lm_plugins.audit.bootstrap import mean_interval
 from lm_plugins.audit.tables import pd
-from lm_plugins.errors import OptionError
 
 __all__ = ["Recommendation", "recommend"]
 
@@ -70,12 +69,7 @@ def recommend(table: pd.DataFrame, removals: Mapping[str, str] | None = None) ->
 
     Returns:
         The recommendation, with None as the removal where nothing was measured that could tell.
-
-    Raises:
-        OptionError: The table is empty.
     """
-    if table.empty:
-        raise OptionError("the table of the audit is empty: there is nothing to recommend from.")
     chosen = table[(table["measure"] == "agreement") & (table["fraction"] > 0) & (table["order"] == "random")]
     if chosen.empty:
         return Recommendation(
