@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     """Exit codes; each with what it means."""
 
     DONE = 0, "done"
-    NOT_COVERED = 1, "coverage: the model calls functions that have no masking rule"
+    NOT_COVERED = 1, "the model calls functions that have no masking rule; the audit goes on with other removals"
     USAGE = 2, "an argument, option or config file is wrong"
     INPUT = 3, "no image could be read, labels do not fit, or a model or checkpoint cannot be loaded"
     OUTPUT = 4, "a result could not be written: folder not writable, disk full"

@@ -20,6 +20,7 @@ from lm_plugins.errors import (
     LMPluginsError,
     MissingDependencyError,
     ModelLoadingError,
+    UnsupportedOperatorError,
 )
 
 __all__ = ["program", "run"]
@@ -70,6 +71,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(ExitCode.MISSING_PACKAGE, error)
     except (ImageFileError, LabelFileError, ModelLoadingError) as error:
         return _failed(ExitCode.INPUT, error)
+    except UnsupportedOperatorError as error:
+        return _failed(ExitCode.NOT_COVERED, error)
     except LMPluginsError as error:
         return _failed(ExitCode.USAGE, error)
     except SystemExit:

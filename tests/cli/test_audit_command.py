@@ -1,5 +1,10 @@
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -142,6 +147,38 @@ def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
     code, _, _ = audit()
     assert code == ExitCode.DONE
     assert len(calls) == 6  # three images with two removals, none of them twice
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_process_of_its_own(photos, tmp_path):
+    arguments = ["audit", "--images", photos, "--model", MODEL, "--out", tmp_path / "out", *FEW, "grey,black"]
+    # A model that waits for the signal when it has answered a few times.
+    (tmp_path / "waiting_net.py").write_text(
+        "import os, time\nfrom tests.cli.small_models import Classifier\n\n\n"
+        "class Waiting(Classifier):\n    def forward(self, x):\n"
+        f"        if os.path.isdir({str(tmp_path / 'out' / 'parts')!r}) and os.listdir({str(tmp_path / 'out' / 'parts')!r}):\n"
+        f"            open({str(tmp_path / 'waits')!r}, 'w').close()\n            time.sleep(60)\n"
+        "        return super().forward(x)\n"
+    )
+    arguments[4] = "waiting_net:Waiting"
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lm_plugins.cli", *map(str, arguments)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if (tmp_path / "waits").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED, err
+    assert "goes on where it stopped" in err
+    assert list((tmp_path / "out" / "parts").iterdir())
+    assert not (tmp_path / "out" / "audit.json").exists()
 
 
 def test_a_full_disk_leaves_nothing_half_written(audit, tmp_path, monkeypatch):

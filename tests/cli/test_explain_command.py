@@ -143,6 +143,15 @@ def test_wrong_options(explain, arguments, text):
     assert re.search(text, " ".join(err.split())), err
 
 
+def test_a_model_that_is_not_covered(explain):
+    code, _, err = explain("--model", "tests.cli.small_models:uncovered")
+    assert code == ExitCode.NOT_COVERED
+    assert "torch.erfinv, called in" in err
+    assert "(Uncovered)" in err
+    assert "choose another removal" in err
+    assert explain("--model", "tests.cli.small_models:uncovered", "--removal", "grey")[0] == ExitCode.DONE
+
+
 def test_photographs_are_needed(explain, tmp_path):
     code, _, err = explain(images=[])
     assert (code, "give one or more photographs" in err) == (ExitCode.USAGE, True)

@@ -115,6 +115,7 @@ def test_without_click_it_says_what_to_install():
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = f"set -o pipefail; {sys.executable} -m lm_plugins.cli models --source torchvision | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
