@@ -18,6 +18,20 @@ MODEL = "tests.cli.small_models:classifier"
 FEW = ("--features", "patches", "--orders", "random", "--fractions", "0.5", "--measures", "missingness", "--removals")
 
 
+# A model that waits for the signal as soon as a part of the audit is finished.
+WAITING = """
+import os, time
+from tests.cli.small_models import Classifier
+
+class Waiting(Classifier):
+    def forward(self, x):
+        if os.path.isdir({parts!r}) and os.listdir({parts!r}):
+            open({waits!r}, "w").close()
+            time.sleep(60)
+        return super().forward(x)
+"""
+
+
 @pytest.fixture
 def audit(lm_plugins_command, photos, tmp_path):
     """Run a small audit of grey and black."""
@@ -152,14 +166,8 @@ def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own(photos, tmp_path):
     arguments = ["audit", "--images", photos, "--model", MODEL, "--out", tmp_path / "out", *FEW, "grey,black"]
-    # A model that waits for the signal when it has answered a few times.
-    (tmp_path / "waiting_net.py").write_text(
-        "import os, time\nfrom tests.cli.small_models import Classifier\n\n\n"
-        "class Waiting(Classifier):\n    def forward(self, x):\n"
-        f"        if os.path.isdir({str(tmp_path / 'out' / 'parts')!r}) and os.listdir({str(tmp_path / 'out' / 'parts')!r}):\n"
-        f"            open({str(tmp_path / 'waits')!r}, 'w').close()\n            time.sleep(60)\n"
-        "        return super().forward(x)\n"
-    )
+    parts, waits = tmp_path / "out" / "parts", tmp_path / "waits"
+    (tmp_path / "waiting_net.py").write_text(WAITING.format(parts=str(parts), waits=str(waits)))
     arguments[4] = "waiting_net:Waiting"
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
@@ -170,14 +178,14 @@ def test_ctrl_c_in_a_process_of_its_own(photos, tmp_path):
         text=True,
     )
     for _ in range(600):
-        if (tmp_path / "waits").exists() or process.poll() is not None:
+        if waits.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert "goes on where it stopped" in err
-    assert list((tmp_path / "out" / "parts").iterdir())
+    assert list(parts.iterdir())
     assert not (tmp_path / "out" / "audit.json").exists()
 
 
