@@ -3,7 +3,11 @@ import os
 import shutil
 from pathlib import Path
 
+import click
+
 import lm_plugins
+from lm_plugins.cli.exit_codes import ExitCode
+from lm_plugins.cli.program import program
 from lm_plugins.masking.registry import function_name, registered_functions
 
 DOCS = Path(__file__).resolve().parent
@@ -66,6 +70,21 @@ for suite, title in titles.items():
         pages.append("")
 (DOCS / "generated" / "coverage.md").write_text("\n".join(pages))
 
+# The reference of the command line, from the program itself.
+with click.Context(program, info_name="lm-plugins", terminal_width=100) as parent:
+    pages = []
+    for name, command in sorted(program.commands.items()):
+        with click.Context(command, info_name=name, parent=parent, terminal_width=100) as context:
+            pages.append(
+                f"## lm-plugins {name}\n\n```console\n$ lm-plugins {name} --help\n{command.get_help(context)}\n```\n"
+            )
+(DOCS / "generated" / "cli.md").write_text(
+    "## Exit codes\n\n| code | meaning |\n|---|---|\n"
+    + "".join(f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+    + "\n"
+    + "\n".join(pages)
+)
+
 # They are committed with their outputs, and run by `make notebooks`.
 nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
@@ -86,5 +105,6 @@ if os.environ.get("DOCS_INTERSPHINX"):
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }
 
+html_extra_path = ["sample_report.html"]
 html_theme = "furo"
 html_title = f"lm_plugins {release}"

@@ -4,11 +4,14 @@ __all__ = [
     "ArchitectureError",
     "ConformanceError",
     "DuplicateRuleError",
+    "ImageFileError",
     "InputTypeError",
     "LMPluginsError",
+    "LabelFileError",
     "LayerError",
     "MaskValueError",
     "MissingDependencyError",
+    "ModelLoadingError",
     "NonFiniteError",
     "OptionError",
     "PluginWarning",
@@ -95,6 +98,18 @@ class ConformanceError(LMPluginsError, AssertionError):
 
 class MissingDependencyError(LMPluginsError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
+
+
+class ModelLoadingError(LMPluginsError, ValueError):
+    """A model cannot be built or fetched, or a checkpoint does not fit it or was refused."""
+
+
+class ImageFileError(LMPluginsError, ValueError):
+    """A folder or file holds no image that could be read; the message lists the files and why."""
+
+
+class LabelFileError(LMPluginsError, ValueError):
+    """A table of labels does not fit the images or the model; the message names the first rows that do not."""
 
 
 class PublishedCodeWarning(UserWarning):

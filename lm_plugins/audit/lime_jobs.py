@@ -1,0 +1,92 @@
+"""What is run for each image: explanations by LIME under each removal, judged and compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm_plugins.audit.alignment import alignment, top_features, top_jaccard
+from lm_plugins.audit.jobs import NO_FRACTION, Number, Prepared
+from lm_plugins.audit.lime_explanation import lime_attribution
+from lm_plugins.audit.rank_agreement import rank_agreement
+from lm_plugins.audit.subject import Subject
+from lm_plugins.removal import as_removal
+
+__all__ = ["LimeQuality", "RankAgreement"]
+
+
+@dataclass(frozen=True)
+class _WithLime:
+    features: str
+    samples: int
+    seed: int
+    order: str = ""
+
+    @property
+    def key(self) -> str:
+        """How many coalitions."""
+        return f"{self.samples} samples"
+
+    def _attribution(self, subject: Subject, name: str, prepared: Prepared) -> Tensor:
+        """Coefficients ``(F,)``; the two measures share them."""
+        place = (name, self.features)
+        if place not in subject.shared:
+            subject.shared[place] = lime_attribution(
+                subject.model.model,
+                prepared.removal,
+                subject.x,
+                subject.feature_mask(self.features),
+                subject.predicted,
+                self.samples,
+                subject.seed(self.seed, self.features, "lime"),
+                subject.model.batch_size,
+                subject.model.normalised,
+            )
+        found: Tensor = subject.shared[place]
+        return found
+
+
+@dataclass(frozen=True)
+class LimeQuality(_WithLime):
+    """Whether LIME finds what matters: ablation of its top features and, where the object is known, alignment with it."""
+
+    measure: str = "lime"
+    together: bool = False
+
+    def __call__(self, subject: Subject, removals: Mapping[str, Prepared]) -> list[Number]:
+        """Explain, then judge: features are ablated by grey for all, as the paper does."""
+        feature_mask = subject.feature_mask(self.features)
+        grey = as_removal("grey")(subject.model.model)
+        numbers = []
+        for name, prepared in removals.items():
+            attribution = self._attribution(subject, name, prepared)
+            without = torch.ones(1, len(attribution), dtype=torch.bool)
+            without[0, top_features(attribution)] = False
+            after = subject.model.probabilities(grey, subject.x, feature_mask, without)[0]
+            kept = float(int(after.argmax()) == subject.predicted)
+            numbers.append(Number(name, "lime_ablation", NO_FRACTION, kept))
+            if subject.region is not None:
+                cosine = alignment(attribution, feature_mask, subject.region)
+                numbers.append(Number(name, "lime_alignment", NO_FRACTION, cosine))
+                jaccard = top_jaccard(attribution, feature_mask, subject.region)
+                numbers.append(Number(name, "lime_jaccard", NO_FRACTION, jaccard))
+        return numbers
+
+
+@dataclass(frozen=True)
+class RankAgreement(_WithLime):
+    """Whether LIME ranks the features under one removal as it does under the others."""
+
+    measure: str = "rank_agreement"
+    together: bool = True
+
+    def __call__(self, subject: Subject, removals: Mapping[str, Prepared]) -> list[Number]:
+        """The mean rank correlation of each removal with the others."""
+        maps = {name: self._attribution(subject, name, prepared) for name, prepared in removals.items()}
+        numbers = []
+        for name, one in maps.items():
+            others = [float(rank_agreement(one, other)) for key, other in maps.items() if key != name]
+            if others:
+                numbers.append(Number(name, self.measure, NO_FRACTION, sum(others) / len(others)))
+        return numbers

@@ -1,0 +1,202 @@
+"""The audit: every removal, on somebody's own model and images."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+import lm_plugins
+from lm_plugins.audit.inputs import (
+    Images,
+    check_model,
+    checked_fractions,
+    described_as,
+    known,
+    model_digest,
+    named_features,
+    named_removals,
+    prepared_forwards,
+    versions,
+)
+from lm_plugins.audit.jobs import Job, Number
+from lm_plugins.audit.measures import Plan, jobs_for
+from lm_plugins.audit.missingness import ClassSimilarity
+from lm_plugins.audit.parts import Parts, Row
+from lm_plugins.audit.removal_order import Order
+from lm_plugins.audit.result import AuditResult
+from lm_plugins.audit.subject import AuditedModel, FeatureMaker, Subject
+from lm_plugins.audit.tables import COLUMNS, pd
+from lm_plugins.errors import MissingDependencyError
+from lm_plugins.features.score import OutputIs
+from lm_plugins.removal import Removal
+
+__all__ = ["run_audit"]
+
+DEFAULT_REMOVALS = ("layer_masking", "grey", "black", "blur")
+DEFAULT_MEASURES = ("missingness", "hidden_pixels", "colour_bias")
+
+
+def run_audit(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    labels: Sequence[int | None] | Tensor | None = None,
+    removals: Iterable[Removal | str] | Mapping[str, Removal | str] = DEFAULT_REMOVALS,
+    features: Iterable[str] | Mapping[str, FeatureMaker] = ("patches", "superpixels"),
+    orders: Iterable[Order] = get_args(Order),
+    fractions: Iterable[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+    measures: Iterable[str] = DEFAULT_MEASURES,
+    seed: int = 0,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    names: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    regions: Sequence[Tensor | None] | None = None,
+    class_similarity: ClassSimilarity | None = None,
+    lime_samples: int = 512,
+    output_is: OutputIs = "logits",
+    output: Any = None,
+) -> AuditResult:
+    """Measure how much each removal distorts a model, on images of one's own.
+
+    What is drawn at random depends on the seed and on the name of an image alone, so that neither the order of images nor
+    the batch size matter. A removal that does not work with the model, because layer masking lacks a rule or a package is
+    missing, is left out; `AuditResult.left_out` says why.
+
+    Args:
+        model: A classifier of images ``(N, C, H, W)``, in evaluation mode.
+        images: Floating point ``(C, H, W)`` each, preprocessed for the model. A data set that can be indexed is read image
+            by image.
+        labels: The class of each image, None for those that have none. Needed for accuracy only.
+        removals: Names or objects (see `lm_plugins.removal`), or a dict of them by the name to show. Parts in `out` know
+            them by their ``repr``.
+        features: ``"patches"`` (14 along the shorter side: 16 x 16 pixels at 224), ``"superpixels"`` (about 196 by SLIC); or
+            a dict of functions ``image (C, H, W) -> feature mask (H, W)`` by name.
+        orders: ``"random"``, ``"most_salient_first"``, ``"least_salient_first"``; saliency is `gradient_saliency`.
+        fractions: Of the features that are removed, in [0, 1].
+        measures: See `lm_plugins.audit.MEASURES`.
+        seed: Of everything that is drawn.
+        batch_size: Masked copies of an image in one forward pass; None takes what fits.
+        out: A folder that keeps every finished part, so that an audit that was interrupted goes on where it stopped, and the
+            result. None keeps nothing.
+        resume: Whether parts that are in `out` count. They are used for what is asked for now; images, removals and
+            measures may be added.
+        progress: Show a progress bar with an estimate of the time left.
+        names: Of the images, all different; by default made from their pixels.
+        provenance: Whatever shall be kept with the result, such as the command or the name of the model.
+        regions: The object in each image, bool ``(H, W)``, for ``"shape_bias"``, ``"shape_leakage"`` and ``"alignment"``.
+        class_similarity: A matrix or function; adds ``class_similarity`` to the curves. See `wordnet_similarity`.
+        lime_samples: Coalitions for each explanation by LIME.
+        output_is: ``"logits"``, ``"probabilities"``, ...; see `lm_plugins.features.score.OutputIs`.
+        output: Turns what the model returns into a tensor ``(N, classes)``; None if it is one.
+
+    Returns:
+        The result; also in `out`, if that is given.
+
+    Raises:
+        InputTypeError: Something is of the wrong type.
+        OptionError: An option is not among the known ones, there are no images, names are not unique, labels do not match,
+            or `out` holds an audit with other settings.
+        TrainingModeError: The model or a part of it is in training mode.
+        UnsupportedOperatorError: No removal works with the model.
+        MissingDependencyError: A measure or kind of features needs a package that is not installed.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.audit import run_audit
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+        >>> result = run_audit(
+        ...     model, torch.rand(4, 3, 28, 28), removals=("grey", "blur"), features=("patches",), orders=("random",),
+        ...     fractions=(0.3, 0.6), progress=False,
+        ... )
+        >>> result.summary[result.summary.measure == "agreement"].shape
+        (6, 9)
+        >>> result.recommendation.removal in ("grey", "blur")
+        True
+    """
+    check_model(model)
+    audited = AuditedModel(model, output_is, output, batch_size)
+    chosen = named_removals(removals)
+    makers = named_features(features)
+    subjects = Images(images, labels, names, regions, audited, makers)
+    plan = Plan(
+        features=tuple(makers), orders=known(orders, get_args(Order), "an order of removal"),
+        fractions=checked_fractions(fractions), seed=seed, class_similarity=class_similarity, lime_samples=lime_samples,
+        has_regions=subjects.has_regions, pool=lambda count: subjects.pool(count, seed),
+    )  # fmt: skip
+    jobs = jobs_for(measures, plan)
+    described = {name: described_as(removal) for name, removal in chosen.items()}
+    settings = {
+        "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output_is": output_is,
+        "lime_samples": lime_samples, "lm_plugins": lm_plugins.__version__,
+    }  # fmt: skip
+    folder = None if out is None else Path(out)
+    parts = Parts(folder, settings, resume)
+    prepared, left_out = prepared_forwards(chosen, audited, subjects.subject(0))
+    rows: list[Row] = []
+    with _Bar(len(subjects) * len(jobs) * len(prepared), progress) as bar:
+        for subject in map(subjects.subject, range(len(subjects))):
+            for job in jobs:
+                groups = [list(prepared)] if job.together else [[name] for name in prepared]
+                for group in groups:
+                    key = _key(job, subject, [described[name] for name in group])
+                    found = parts.load(*key)
+                    if found is None:
+                        numbers = job(subject, {name: prepared[name] for name in group})
+                        found = [_row(number, job, subject, seed) for number in numbers]
+                        parts.save(found, *key)
+                        bar.done(len(group))
+                    else:
+                        bar.skip(len(group))
+                    rows += found
+    record = {
+        **settings, "images": len(subjects), "labelled": subjects.labelled, "features": list(plan.features),
+        "orders": list(plan.orders), "measures": list(dict.fromkeys(job.measure for job in jobs)), "removals": described,
+        "left_out": left_out, "versions": versions(), **(provenance or {}),
+    }  # fmt: skip
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    result = AuditResult(frame, record)
+    if folder is not None:
+        result.save(folder)
+    return result
+
+
+def _key(job: Job, subject: Subject, removals: list[str]) -> tuple[str, ...]:
+    """All that the numbers of a part depend on, beside the settings of the audit."""
+    return (job.measure, subject.features_key(job.features), job.order, job.key, "; ".join(removals), subject.key)
+
+
+def _row(number: Number, job: Job, subject: Subject, seed: int) -> Row:
+    return {
+        "measure": number.measure, "removal": number.removal, "features": job.features, "order": job.order,
+        "fraction": number.fraction, "image": subject.name, "value": number.value, "seed": seed,
+    }  # fmt: skip
+
+
+class _Bar:
+    """A tqdm bar whose estimate leaves out what was done before."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise MissingDependencyError("the audit needs tqdm: pip install 'lm_plugins[audit]'.") from error
+        self._bar: Any = tqdm(total=total, desc="audit", disable=not show)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def done(self, count: int) -> None:
+        self._bar.update(count)
+
+    def skip(self, count: int) -> None:
+        if not self._bar.disable:
+            self._bar.initial += count
+            self._bar.n += count
+            self._bar.last_print_n += count

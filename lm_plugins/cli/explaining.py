@@ -1,0 +1,174 @@
+"""One photograph explained, and its files."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.cli.explanation_methods import Method, Question
+from lm_plugins.cli.loading_images import ImageFiles
+from lm_plugins.cli.loading_models import LoadedModel
+from lm_plugins.cli.parameters import class_count
+from lm_plugins.cli.preprocessing import Preprocessing
+from lm_plugins.errors import OptionError
+from lm_plugins.removal import as_removal
+from lm_plugins.report import ExplainedImage, Explanation
+
+__all__ = ["explained_image", "ranks_of", "write_arrays", "write_figures"]
+
+_FRACTIONS = [step / 10 for step in range(10)]
+
+
+def explained_image(
+    model: LoadedModel,
+    preprocessing: Preprocessing,
+    images: ImageFiles,
+    index: int,
+    method: Method,
+    removals: Sequence[str],
+    options: dict[str, Any],
+) -> tuple[ExplainedImage, Tensor]:
+    """Explain one photograph with every removal.
+
+    Args:
+        model: What is explained.
+        preprocessing: Of its images.
+        images: The photographs.
+        index: Which of them.
+        method: How.
+        removals: Names.
+        options: Of the command: target, features, output, samples, layer, seed, batch_size, device.
+
+    Returns:
+        The explanations, and the feature mask ``(H, W)``.
+
+    Raises:
+        OptionError: The model has no such target, or the method does not fit the options.
+        LMPluginsError: Whatever the method raises.
+    """
+    x = images[index][None].to(options["device"])
+    with torch.inference_mode():
+        class_count(model.module, x[0])
+        probabilities = model.module(x).softmax(1)[0].cpu()
+    predicted = int(probabilities.argmax())
+    target = predicted if options["target"] is None else options["target"]
+    if target >= len(probabilities):
+        raise OptionError(
+            f"target is {target}, the model has {len(probabilities)} classes: 0 to {len(probabilities) - 1}."
+        )
+    features = options["features"] or method.features
+    feature_mask = features.mask(preprocessing.pixels(x[0].cpu())).to(x.device)
+    explanations = []
+    for removal in removals:
+        start = time.perf_counter()
+        attribution = method(
+            Question(
+                model.module, x, target, removal, features, feature_mask,
+                **{name: options[name] for name in ("output", "samples", "seed", "layer", "batch_size")},
+            )
+        ).float()  # fmt: skip
+        seconds = time.perf_counter() - start
+        ranks = ranks_of(attribution)
+        left = _left(model.module, x, removal, ranks, target, options["batch_size"])
+        explanations.append(Explanation(removal, attribution, ranks, left, seconds))
+    one = ExplainedImage(
+        images.names[index],
+        preprocessing.pixels(x[0].cpu()),
+        model.class_name(target),
+        float(probabilities[target]),
+        model.class_name(predicted),
+        explanations,
+    )
+    return one, feature_mask.cpu()
+
+
+def ranks_of(attribution: Tensor) -> Tensor:
+    """The share of pixels that come before each pixel when the most important go first.
+
+    Args:
+        attribution: ``(H, W)``.
+
+    Returns:
+        ``(H, W)`` on [0, 1); pixels of equal attribution in reading order.
+
+    Example:
+        >>> import torch
+        >>> from lm_plugins.cli.explaining import ranks_of
+        >>> ranks_of(torch.tensor([[0.1, 0.9], [0.5, 0.5]]))
+        tensor([[0.7500, 0.0000],
+                [0.2500, 0.5000]], dtype=torch.float64)
+    """
+    order = attribution.flatten().argsort(descending=True, stable=True)
+    return (order.argsort().double() / order.numel()).reshape(attribution.shape)
+
+
+@torch.inference_mode()
+def _left(model: nn.Module, x: Tensor, removal: str, ranks: Tensor, target: int, batch_size: int) -> dict[float, float]:
+    """The probability of the target after removal of the most important pixels."""
+    forward = as_removal(removal)(model)
+    visible = torch.stack([ranks >= fraction - 1e-9 for fraction in _FRACTIONS]).to(x.device)
+    parts = [
+        forward(x.expand(len(part), -1, -1, -1), part).softmax(1)[:, target]
+        for part in torch.split(visible, batch_size)
+    ]
+    return dict(zip(_FRACTIONS, torch.cat(parts).tolist(), strict=True))
+
+
+def write_arrays(folder: Path, index: int, one: ExplainedImage, feature_mask: Tensor) -> list[Path]:
+    """Write ``NN_name.npz``: ``pixels``, ``feature_mask``, and ``attribution_REMOVAL`` for each removal."""
+    arrays = {f"attribution_{each.removal}": each.attribution.numpy() for each in one.explanations}
+
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:  # NumPy adds a suffix to names, not to streams
+            np.savez_compressed(
+                stream, allow_pickle=False, pixels=one.pixels.numpy(), feature_mask=feature_mask.numpy(), **arrays
+            )
+
+    return [_written(folder / f"{_plain_name(index, one.name)}.npz", write)]
+
+
+def write_figures(folder: Path, index: int, one: ExplainedImage, formats: Sequence[str]) -> list[Path]:
+    """Write ``NN_name.png`` and the like: the photograph, and its explanations on one scale."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    from lm_plugins.plots import attribution_overlay
+
+    count = len(one.explanations) + 1
+    figure = Figure(figsize=(3.2 * count, 3.6), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    pixels = one.pixels.movedim(0, -1).numpy()
+    axes[0].imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title(f"{one.target}\n{one.probability:.0%}", fontsize=10)
+    axes[0].axis("off")
+    for axis, each in zip(axes[1:], one.explanations, strict=True):
+        attribution_overlay(one.pixels, each.attribution, ax=axis, limit=one.limit)
+        axis.set_title(each.removal.replace("_", " "), fontsize=10)
+    scale = ScalarMappable(Normalize(-one.limit, one.limit), "RdBu_r")
+    figure.colorbar(scale, ax=list(axes), shrink=0.7, label="lowers the class | raises it")
+    return [
+        _written(
+            folder / f"{_plain_name(index, one.name)}.{kind}",
+            lambda path, kind=kind: figure.savefig(path, format=kind, dpi=150, bbox_inches="tight"),  # type: ignore[misc]
+        )
+        for kind in formats
+    ]
+
+
+def _written(file: Path, write: Callable[[Path], Any]) -> Path:
+    from lm_plugins.audit.parts import written
+
+    written(file, write)
+    return file
+
+
+def _plain_name(index: int, name: str) -> str:
+    """A file name that every file system takes, whatever the image is called."""
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", Path(name).stem).strip("_")[:60]
+    return f"{index + 1:03d}_{plain or 'image'}"

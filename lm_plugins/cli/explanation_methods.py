@@ -1,0 +1,274 @@
+"""The methods of ``lm-plugins explain``: one table, one way to ask."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.cli.parameters import Features
+from lm_plugins.errors import MissingDependencyError, OptionError
+
+__all__ = ["METHODS", "Method", "Question"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be explained, and how.
+
+    Args:
+        model: In evaluation mode; returns logits ``(N, classes)``.
+        x: One image ``(1, C, H, W)``.
+        target: A class.
+        removal: The name of a removal.
+        features: Which pixels are removed together.
+        feature_mask: They, as ``(H, W)``.
+        output: ``"probability"`` or ``"logit"`` of the target.
+        samples: Coalitions or masks, for methods that draw them.
+        seed: Of what is drawn.
+        layer: For methods that look at layers; None for their own choice.
+        batch_size: Images in one forward pass.
+    """
+
+    model: nn.Module
+    x: Tensor
+    target: int
+    removal: str
+    features: Features
+    feature_mask: Tensor
+    output: str = "probability"
+    samples: int = 500
+    seed: int = 0
+    layer: str | None = None
+    batch_size: int = 8
+
+    def of_output(self, logits: Any) -> Any:
+        """The model's output as it is explained."""
+        return logits.softmax(1) if self.output == "probability" else logits
+
+    @property
+    def output_is(self) -> str:
+        """What `lm_plugins.attribution` shall make of the model's output."""
+        return "logits" if self.output == "probability" else "scores"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that explains images.
+
+    Args:
+        description: What it does.
+        source: The module that it comes from.
+        install: How to install what it needs.
+        attribute: From a question to an attribution ``(H, W)``.
+        features: Which pixels are removed together if nothing else is said.
+        uses_removal: Whether the result depends on the removal.
+    """
+
+    description: str
+    source: str
+    install: str
+    attribute: Callable[[Question], Tensor]
+    features: Features
+    uses_removal: bool = True
+
+    def is_available(self) -> bool:
+        """Whether it is installed."""
+        try:
+            importlib.import_module(self.source)
+        except ImportError:
+            return False
+        return True
+
+    def __call__(self, question: Question) -> Tensor:
+        """Explain.
+
+        Raises:
+            MissingDependencyError: What the method needs is not installed.
+            OptionError: It does not fit the options.
+        """
+        return self.attribute(question).detach().cpu()
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"lm_plugins.{name}")
+    except MissingDependencyError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"this method needs lm_plugins.{name}, which cannot be imported here ({error})."
+        ) from error
+
+
+def _occlusion(question: Question) -> Tensor:
+    if question.features.kind != "grid":
+        raise OptionError(
+            f"occlusion slides a square window: give --features grid:N, not {question.features}; for superpixels take "
+            "--method featureablation."
+        )
+    channels, height, width = question.x.shape[1:]
+    window = min(question.features.number, height, width)
+    step = max(window // 2, 1)
+    occlusion = _module("captum").Occlusion(question.model, question.removal, question.of_output)
+    result: Tensor = occlusion.attribute(
+        question.x,
+        sliding_window_shapes=(channels, window, window),
+        strides=(channels, step, step),
+        target=question.target,
+        perturbations_per_eval=question.batch_size,
+    )
+    return result[0, 0]
+
+
+def _feature_ablation(question: Question) -> Tensor:
+    ablation = _module("captum").FeatureAblation(question.model, question.removal, question.of_output)
+    result: Tensor = ablation.attribute(
+        question.x,
+        feature_mask=question.feature_mask[None, None],
+        target=question.target,
+        perturbations_per_eval=question.batch_size,
+    )
+    return result[0, 0]
+
+
+def _kernel_shap(question: Question) -> Tensor:
+    kernel_shap = _module("captum").KernelShap(question.model, question.removal, question.of_output)
+    state = torch.get_rng_state()
+    torch.manual_seed(question.seed)
+    try:
+        result: Tensor = kernel_shap.attribute(
+            question.x,
+            feature_mask=question.feature_mask[None, None],
+            target=question.target,
+            n_samples=question.samples,
+            perturbations_per_eval=question.batch_size,
+        )
+    finally:
+        torch.set_rng_state(state)
+    return result[0, 0]
+
+
+def _lime(question: Question) -> Tensor:
+    segments = question.feature_mask.cpu().numpy()
+    explainer = _module("lime").LimeImageExplainer(
+        question.model,
+        preprocess=lambda image: question.x[
+            0
+        ].cpu(),  # the image as the model gets it; superpixels are removed from that
+        removal=question.removal,
+        output=question.of_output,
+        random_state=question.seed,
+    )
+    explanation = explainer.explain_instance(
+        np.zeros((*segments.shape, 3), np.uint8),
+        labels=(question.target,),
+        top_labels=None,
+        num_samples=question.samples,
+        batch_size=question.batch_size,
+        segmentation_fn=lambda image: segments,
+        progress_bar=False,
+    )
+    weights = torch.zeros(int(segments.max()) + 1)
+    for feature, weight in explanation.local_exp[question.target]:
+        weights[feature] = float(weight)
+    return weights[question.feature_mask.cpu()]
+
+
+def _partition(question: Question) -> Tensor:
+    shap_adapter = _module("shap")
+    import shap
+
+    image = question.x[0].permute(1, 2, 0).cpu().numpy()
+    masker = shap_adapter.Masker(image.shape, features=question.feature_mask.cpu().numpy())
+    model = shap_adapter.Model(question.model, removal=question.removal, output=question.of_output)
+    values = shap.PartitionExplainer(lambda *args: model(*args)[:, question.target], masker)(
+        image[None], max_evals=question.samples, batch_size=question.batch_size, silent=True
+    )
+    of_pixels = torch.from_numpy(np.asarray(values.values, np.float32)[0]).sum(-1).flatten()
+    # SHAP spreads the value of a feature over its pixels; every other method gives each pixel the whole of it.
+    ids = question.feature_mask.flatten().cpu()
+    of_features = torch.zeros(int(ids.max()) + 1).index_add(0, ids, of_pixels)
+    return of_features[question.feature_mask.cpu()]
+
+
+def _rise(question: Question) -> Tensor:
+    rise = _module("attribution").RISE(
+        question.model, removal=question.removal, output_is=question.output_is, batch_size=question.batch_size
+    )
+    result: Tensor = rise.attribute(question.x, target=question.target, n_masks=question.samples, seed=question.seed)
+    return result[0, 0]
+
+
+def _sise(name: str) -> Callable[[Question], Tensor]:
+    def attribute(question: Question) -> Tensor:
+        method = getattr(_module("attribution"), name)(
+            question.model,
+            removal=question.removal,
+            output_is=question.output_is,
+            batch_size=question.batch_size,
+            **({} if question.layer is None else {"layers": question.layer.split(",")}),
+        )
+        result: Tensor = method.attribute(question.x, target=question.target)
+        return result[0, 0]
+
+    return attribute
+
+
+def _integrated_grad_cam(question: Question) -> Tensor:
+    module = _module("attribution")
+    convolutions = [name for name, one in question.model.named_modules() if isinstance(one, nn.Conv2d)]
+    if question.layer is None and not convolutions:
+        raise OptionError("the model has no convolution to look at: choose a layer with --layer NAME.")
+    method = module.IntegratedGradCam(question.model, question.layer or convolutions[-1], output=question.of_output)
+    result: Tensor = method.attribute(question.x, target=question.target)
+    size = (int(question.x.shape[2]), int(question.x.shape[3]))
+    return nn.functional.interpolate(result, size, mode="bilinear", align_corners=False)[0, 0]
+
+
+_CAPTUM = "pip install 'lm_plugins[captum]'"
+_ATTRIBUTION = "pip install 'lm_plugins[attribution]'"
+
+#: Name for ``--method``, and the method.
+METHODS: dict[str, Method] = {
+    "occlusion": Method(
+        "slide a window over the image and remove it (Captum)",
+        "lm_plugins.captum", _CAPTUM, _occlusion, Features("grid", 48),
+    ),
+    "featureablation": Method(
+        "remove each feature on its own (Captum)",
+        "lm_plugins.captum", _CAPTUM, _feature_ablation, Features("slic", 50),
+    ),
+    "kernelshap": Method(
+        "Shapley values by weighted regression on random coalitions (Captum)",
+        "lm_plugins.captum", _CAPTUM, _kernel_shap, Features("slic", 50),
+    ),
+    "lime": Method(
+        "a local linear model of random coalitions (LIME)",
+        "lm_plugins.lime", "pip install 'lm_plugins[lime]'", _lime, Features("slic", 50),
+    ),
+    "partition": Method(
+        "Owen values along a hierarchy of features (SHAP)",
+        "lm_plugins.shap", "pip install 'lm_plugins[shap]'", _partition, Features("grid", 16),
+    ),
+    "rise": Method(
+        "the mean of random masks, weighed by the output behind them",
+        "lm_plugins.attribution", _ATTRIBUTION, _rise, Features("grid", 32),
+    ),
+    "sise": Method(
+        "activation maps of several layers, weighed by the output behind them",
+        "lm_plugins.attribution", _ATTRIBUTION, _sise("SISE"), Features("grid", 32),
+    ),
+    "adasise": Method(
+        "SISE with fewer maps, chosen by their gradients",
+        "lm_plugins.attribution", _ATTRIBUTION, _sise("AdaSISE"), Features("grid", 32),
+    ),
+    "integrated-gradcam": Method(
+        "gradient-weighted maps of one layer, integrated from a baseline; removes nothing",
+        "lm_plugins.attribution", _ATTRIBUTION, _integrated_grad_cam, Features("grid", 32), uses_removal=False,
+    ),
+}  # fmt: skip

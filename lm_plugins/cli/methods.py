@@ -1,0 +1,31 @@
+"""``lm-plugins methods``: names for ``--method``."""
+
+import click
+
+from lm_plugins.cli.explanation_methods import METHODS
+from lm_plugins.cli.output import print_table
+
+__all__ = ["methods"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods(as_json: bool) -> None:
+    r"""List the methods that explain images.
+
+    \b
+    Example:
+      lm-plugins methods
+    """
+    print_table(
+        [
+            {
+                "method": name,
+                "what it does": method.description,
+                "from": method.source,
+                "installed": "yes" if method.is_available() else f"no: {method.install}",
+            }
+            for name, method in METHODS.items()
+        ],
+        as_json,
+    )

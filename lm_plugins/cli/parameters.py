@@ -1,0 +1,188 @@
+"""Types of options that several commands take, and the options that choose a model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
+from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
+from lm_plugins.errors import OptionError
+from lm_plugins.features import grid, superpixels
+from lm_plugins.removal import REMOVALS
+
+__all__ = ["FEATURES", "NUMBERS", "REMOVAL_NAMES", "Features", "Names", "class_count", "loaded", "model_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """Names from a list, separated by commas.
+
+    Args:
+        kind: What they name, for messages.
+        known: Those there are, or a function that returns them when they are needed.
+    """
+
+    name = "names"
+
+    def __init__(self, kind: str, known: Sequence[str] | Callable[[], Iterable[str]]) -> None:
+        self.kind, self._known = kind, known
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names there are."""
+        return tuple(self._known() if callable(self._known) else self._known)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
+        """From ``"a,b"``; ``"all"`` means every one."""
+        if isinstance(value, tuple):
+            return value
+        names = list(dict.fromkeys(one.strip() for one in str(value).split(",") if one.strip()))
+        if names == ["all"]:
+            return self.known
+        for one in names:
+            if one not in self.known:
+                near = get_close_matches(one, self.known, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                self.fail(
+                    f"no {self.kind} is called {one!r}; there are {', '.join(self.known)}.{hint}", parameter, context
+                )
+        if not names:
+            self.fail(f"name at least one {self.kind}: {', '.join(self.known)}.", parameter, context)
+        return tuple(names)
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
+    name = "numbers"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """From ``"0.5"`` or ``"0.5,0.4,0.3"``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(one) for one in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, or several with commas between them.", parameter, context)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which pixels are removed together.
+
+    Args:
+        kind: ``"grid"`` or ``"slic"``.
+        number: Pixels along a side of a patch, or about how many superpixels.
+    """
+
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+    def mask(self, x: Tensor) -> Tensor:
+        """The feature mask ``(H, W)`` of an image ``(C, H, W)``."""
+        if self.kind == "grid":
+            return grid((x.shape[-2], x.shape[-1]), self.number)
+        return superpixels(x, n_segments=self.number, start_label=0)
+
+
+class _Features(click.ParamType):  # type: ignore[type-arg]
+    name = "grid:N|slic:N"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Features:
+        """From ``"grid:16"`` or ``"slic:100"``."""
+        if isinstance(value, Features):
+            return value
+        kind, _, number = str(value).partition(":")
+        if kind not in ("grid", "slic") or not number.isdigit() or int(number) < 1:
+            self.fail(
+                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels).",
+                parameter,
+                context,
+            )
+        return Features(kind, int(number))
+
+
+REMOVAL_NAMES = Names("removal", tuple(REMOVALS))
+NUMBERS = _Numbers()
+FEATURES = _Features()
+
+
+def model_options(command: Command) -> Command:
+    """The options that choose a model and prepare its images; `loaded` takes their values."""
+    options = (
+        click.option(
+            "--model", default=DEFAULT_MODEL, show_default=True, metavar="MODEL",
+            help="efficientnet-lite0, torchvision:NAME[@WEIGHTS], timm:NAME or package.module:factory.",
+        ),
+        click.option(
+            "--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A state dict for the model, read with weights_only=True.",
+        ),
+        click.option("--size", type=click.IntRange(1), help="Height and width of the model's images."),
+        click.option("--mean", type=NUMBERS, help="Mean of the normalisation, on [0, 1]; one number or three."),
+        click.option("--std", type=NUMBERS, help="Standard deviation of the normalisation."),
+        click.option("--interpolation", type=click.Choice(list(INTERPOLATIONS)), help="For resizing."),
+        click.option("--device", default="cpu", show_default=True, help="Where torch runs the model: cpu, cuda, mps."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def loaded(options: dict[str, Any], pretrained: bool = True) -> tuple[LoadedModel, Preprocessing]:
+    """Load the model that `model_options` describe.
+
+    Args:
+        options: Values of all options of the command; those of `model_options` are looked at.
+        pretrained: Fetch pretrained weights where there is no checkpoint.
+
+    Returns:
+        The model, on its device, and the preprocessing of its images.
+
+    Raises:
+        OptionError: There is no such model, device or preprocessing.
+        ModelLoadingError: Weights cannot be fetched, or a checkpoint does not fit or is refused.
+    """
+    model = load_model(options["model"], options["checkpoint"], pretrained)
+    try:
+        model.module.to(torch.device(options["device"]))
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {options['device']!r} cannot be used: {str(error).splitlines()[0]}") from error
+    preprocessing = (model.preprocessing or Preprocessing()).changed(
+        **{name: options[name] for name in ("size", "mean", "std", "interpolation")}
+    )
+    # Where removals look for the normalisation: black is black in the model's own space.
+    model.module.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}  # type: ignore[assignment]
+    return model, preprocessing
+
+
+@torch.inference_mode()
+def class_count(model: nn.Module, image: Tensor) -> int:
+    """How many classes a model has.
+
+    Args:
+        model: A classifier.
+        image: One image ``(C, H, W)``, preprocessed.
+
+    Returns:
+        The number of its outputs.
+
+    Raises:
+        OptionError: It returns something else than ``(N, classes)``.
+    """
+    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    logits = model(image[None].to(device))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise OptionError(
+            f"a classifier that returns logits (N, classes) is needed, got {shape}; wrap the model in a factory that does."
+        )
+    return logits.shape[1]

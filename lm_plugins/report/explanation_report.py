@@ -1,0 +1,107 @@
+"""The report of explanations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lm_plugins.report.page import rendered
+from lm_plugins.report.pictures import heat_map, photograph, ranks_picture
+
+__all__ = ["ExplainedImage", "Explanation", "explanation_report"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One attribution of one image.
+
+    Args:
+        removal: The removal that it was made with.
+        attribution: ``(H, W)``.
+        ranks: ``(H, W)`` on [0, 1]: the share of pixels with a higher attribution.
+        left: Removed fraction of the most important pixels, and the probability of the target that is left.
+        seconds: How long it took.
+    """
+
+    removal: str
+    attribution: Tensor
+    ranks: Tensor
+    left: Mapping[float, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExplainedImage:
+    """One image and its explanations.
+
+    Args:
+        name: Of the image.
+        pixels: ``(C, H, W)`` on [0, 1], as the model saw it.
+        target: The name of the class that is explained.
+        probability: Of that class.
+        predicted: The name of the class that the model says.
+        explanations: At least one.
+    """
+
+    name: str
+    pixels: Tensor
+    target: str
+    probability: float
+    predicted: str
+    explanations: Sequence[Explanation] = field(default_factory=list)
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute attribution: one scale for all explanations of the image."""
+        return max([float(one.attribution.abs().max()) for one in self.explanations] + [1e-12])
+
+
+def explanation_report(
+    images: Sequence[ExplainedImage],
+    method: str,
+    description: str,
+    provenance: Mapping[str, Any],
+    skipped: Mapping[str, str] | None = None,
+) -> str:
+    """Write the report of explanations.
+
+    Args:
+        images: With their explanations.
+        method: The name of the method.
+        description: What it does.
+        provenance: How the explanations came about.
+        skipped: Images that could not be read, and why.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingDependencyError: Jinja2 or Pillow is not installed.
+    """
+    fractions = images[0].explanations[0].left if images else {}
+    return rendered(
+        "explanation.html.j2",
+        title=f"Explained by {method}",
+        method=method,
+        description=description,
+        images=[_viewer(image) for image in images],
+        columns=["Photograph", "Removal", "Class", *(f"{one:.0%}" for one in fractions), "Seconds"],
+        skipped=dict(skipped or {}),
+        provenance=[(key, str(value)) for key, value in provenance.items()],
+    )
+
+
+def _viewer(image: ExplainedImage) -> dict[str, Any]:
+    return {
+        "image": image,
+        "picture": photograph(image.pixels),
+        "views": {
+            one.removal: {
+                "heat_map": heat_map(one.attribution, image.limit),
+                "ranks": ranks_picture(one.ranks),
+                "left": [{"fraction": fraction, "probability": left} for fraction, left in one.left.items()],
+            }
+            for one in image.explanations
+        },
+    }

@@ -1,0 +1,56 @@
+"""Factories for ``--model tests.cli.small_models:NAME``."""
+
+import torch
+from torch import nn
+
+CONFIG = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 1.0}
+
+
+class Classifier(nn.Sequential):
+    """Three classes: how red, green and blue an image is."""
+
+    classes = ("red", "green", "blue")
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        nn.init.zeros_(conv.weight)
+        with torch.no_grad():
+            conv.weight[range(3), range(3), 1, 1] = 3.0
+        super().__init__(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Uncovered(Classifier):
+    """Calls a function that has no rule."""
+
+    def forward(self, x):
+        return super().forward(torch.erfinv(x / 100))
+
+
+class Spatial(nn.Module):
+    """Returns a map instead of logits."""
+
+    pretrained_cfg = CONFIG
+
+    def forward(self, x):
+        return x
+
+
+def classifier():
+    return Classifier()
+
+
+def uncovered():
+    return Uncovered()
+
+
+def spatial():
+    return Spatial()
+
+
+def no_module():
+    return 3
+
+
+def broken():
+    raise RuntimeError("out of glue")

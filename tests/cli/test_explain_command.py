@@ -1,0 +1,172 @@
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lm_plugins.captum import FeatureAblation
+from lm_plugins.cli.exit_codes import ExitCode
+from lm_plugins.cli.explanation_methods import METHODS
+from lm_plugins.cli.loading_images import find_images
+from lm_plugins.cli.preprocessing import Preprocessing
+from lm_plugins.features import grid
+from tests.cli.small_models import Classifier
+
+MODEL = "tests.cli.small_models:classifier"
+
+
+@pytest.fixture
+def explain(lm_plugins_command, photos, tmp_path):
+    """Explain the red photograph with small patches."""
+
+    def run(*more, images=None):
+        images = [photos / "red.png"] if images is None else images
+        return lm_plugins_command(
+            "explain", *images, "--model", MODEL, "--out", tmp_path / "out", "--features", "grid:16", "--samples", "20",
+            "--figures", "png", *more,
+        )  # fmt: skip
+
+    return run
+
+
+def test_what_is_written_is_what_the_method_returns(explain, tmp_path, photos):
+    code, out, _ = explain("--method", "featureablation", "--compare", "grey,black", "--figures", "png,svg", "--json")
+    assert code == ExitCode.DONE
+    answer = json.loads(out)
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {
+        "001_red.npz", "001_red.png", "001_red.svg", "explanations.json", "report.html",
+    }  # fmt: skip
+    (record,) = answer["images"]
+    assert (record["image"], record["target"]) == ("red.png", "red")
+    x = find_images([photos / "red.png"], Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3))[0][None]
+    model = Classifier().eval()
+    expected = FeatureAblation(model, "grey", lambda logits: logits.softmax(1)).attribute(
+        x, feature_mask=grid((32, 32), 16)[None, None], target=0
+    )
+    with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+        assert torch.equal(torch.from_numpy(arrays["attribution_grey"]), expected[0, 0])
+        assert arrays["attribution_black"].shape == (32, 32)
+        assert arrays["pixels"].shape == (3, 32, 32)
+        assert np.array_equal(arrays["feature_mask"], grid((32, 32), 16))
+    left = record["explanations"][0]["left"]
+    assert left["0"] == pytest.approx(model(x).softmax(1)[0, 0].detach().item())
+    assert list(left) == [f"{step / 10:g}" for step in range(10)]
+
+
+@pytest.mark.parametrize("method", ["occlusion", "featureablation", "kernelshap", "lime", "partition"])
+def test_every_method_finds_the_half_that_matters(explain, tmp_path, method):
+    array = np.full((32, 32, 3), 127, np.uint8)
+    array[:, 16:] = (255, 0, 0)
+    Image.fromarray(array).save(tmp_path / "right.png")
+    code, _, err = explain("--method", method, "--removal", "grey", images=[tmp_path / "right.png"])
+    assert code == ExitCode.DONE, err
+    with np.load(tmp_path / "out" / "001_right.npz") as arrays:
+        attribution = arrays["attribution_grey"]
+    assert attribution[:, 16:].mean() > abs(attribution[:, :16].mean()) + 0.01
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if not one.is_available()])
+def test_a_method_that_is_not_installed_says_what_to_install(explain, name):
+    code, _, err = explain("--method", name)
+    assert code == ExitCode.MISSING_PACKAGE
+    assert "pip install 'lm_plugins[attribution]'" in err
+
+
+@pytest.mark.parametrize("name", ["rise", "sise", "adasise", "integrated-gradcam"])
+def test_methods_of_our_own(explain, tmp_path, name):
+    if not METHODS[name].is_available():
+        pytest.skip("lm_plugins.attribution is not installed")
+    more = [] if name == "rise" else ["--layer", "0"]
+    code, _, err = explain("--method", name, "--removal", "grey", *more)
+    assert code == ExitCode.DONE, err
+    with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+        assert arrays["attribution_grey"].shape == (32, 32)
+        assert np.isfinite(arrays["attribution_grey"]).all()
+
+
+def test_a_target_and_what_the_model_says_instead(explain, tmp_path):
+    code, out, _ = explain("--target", "2", "--output", "logit", "--removal", "grey")
+    assert code == ExitCode.DONE
+    assert out.startswith("red.png: blue (")
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "the model says red" in report
+
+
+def test_the_same_seed_gives_the_same_maps_and_leaves_the_random_state_alone(explain, tmp_path):
+    maps = []
+    for _ in range(2):
+        before = torch.get_rng_state()
+        torch.rand(3)
+        explain("--method", "kernelshap", "--removal", "grey")
+        torch.set_rng_state(before)
+        with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+            maps.append(arrays["attribution_grey"])
+    assert np.array_equal(*maps)
+
+
+def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
+    name = "<b>bold</b> & co.png".replace("/", "_")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    (tmp_path / "bad <i>.png").write_text("no image")
+    code, _, err = explain("--removal", "grey", images=[tmp_path / name, tmp_path / "bad <i>.png"])
+    assert code == ExitCode.DONE
+    assert "skipped 1 of 2 images:\n  bad <i>.png: no image" in err
+    assert (tmp_path / "out" / "001_b_bold_b_co.npz").exists()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in report
+    assert "<i>" not in report
+    assert "&lt;b&gt;bold" in report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--method", "magic"], "no method is called 'magic'; there are occlusion, featureablation"),
+        (["--removal", "gray"], "no removal is called 'gray'.* Did you mean grey"),
+        (["--compare", "grey,grau"], "no removal is called 'grau'"),
+        (["--target", "7"], "target is 7, the model has 3 classes: 0 to 2"),
+        (["--features", "hexagons:3"], "neither grid:N"),
+        (["--features", "grid:0"], "neither grid:N"),
+        (["--features", "slic:4"], "occlusion slides a square window: give --features grid:N, not slic:4"),
+        (["--figures", "bmp"], "no format is called 'bmp'"),
+        (["--model", "tests.cli.small_models:spatial"], r"returns logits \(N, classes\)"),
+    ],
+)
+def test_wrong_options(explain, arguments, text):
+    import re
+
+    code, _, err = explain(*arguments)
+    assert code == ExitCode.USAGE
+    assert re.search(text, " ".join(err.split())), err
+
+
+def test_a_model_that_is_not_covered(explain):
+    code, _, err = explain("--model", "tests.cli.small_models:uncovered")
+    assert code == ExitCode.NOT_COVERED
+    assert "torch.erfinv, called in" in err
+    assert "(Uncovered)" in err
+    assert "choose another removal" in err
+    assert explain("--model", "tests.cli.small_models:uncovered", "--removal", "grey")[0] == ExitCode.DONE
+
+
+def test_photographs_are_needed(explain, tmp_path):
+    code, _, err = explain(images=[])
+    assert (code, "give one or more photographs" in err) == (ExitCode.USAGE, True)
+    (tmp_path / "text.png").write_text("no image")
+    code, _, err = explain(images=[tmp_path / "text.png"])
+    assert (code, "none of the 1 images can be read" in err) == (ExitCode.INPUT, True)
+
+
+def test_a_full_disk_leaves_no_half_figure(explain, tmp_path, monkeypatch):
+    def full(self, path, **settings):
+        path.write_bytes(b"half a picture")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    code, _, err = explain("--removal", "grey")
+    assert code == ExitCode.OUTPUT
+    assert "No space left on device" in err
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {"001_red.npz"}
