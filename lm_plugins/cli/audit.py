@@ -13,7 +13,7 @@ from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.object_masks import read_object_masks
-from lm_plugins.cli.output import note, print_json, writable_folder
+from lm_plugins.cli.output import examples, note, print_json, writable_folder
 from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, Names, class_count, loaded, model_options
 from lm_plugins.errors import OptionError
 
@@ -39,7 +39,15 @@ def _measures() -> list[str]:
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins audit --images photos/ --quick",
+        "lm-plugins audit --images photos/ --labels photos/labels.csv --model torchvision:resnet50 --out resnet50/",
+        "lm-plugins audit --images photos/ --model timm:convnext_tiny --removals layer_masking,grey,noisy_linear",
+        "lm-plugins audit --config resnet50/audit.toml",
+        "lm-plugins audit --from resnet50/ --summary",
+    )
+)
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of images.")
 @model_options
 @click.option(
@@ -52,22 +60,43 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with a PNG for each image, white where the object is; for shape bias, leakage and alignment.",
 )
-@click.option("--removals", type=REMOVAL_NAMES, default="layer_masking,grey,black,blur", show_default=True)
 @click.option(
-    "--features", type=Names("kind of features", ("patches", "superpixels")), default="all", show_default=True
+    "--removals",
+    type=REMOVAL_NAMES,
+    default="layer_masking,grey,black,blur",
+    show_default=True,
+    help="See `lm-plugins removals`; all for every one.",
+)
+@click.option(
+    "--features",
+    type=Names("kind of features", ("patches", "superpixels")),
+    default="patches,superpixels",
+    show_default=True,
+    help="What is removed together.",
 )
 @click.option(
     "--orders",
     type=Names("order", ("random", "most_salient_first", "least_salient_first")),
-    default="all",
+    default="random,most_salient_first,least_salient_first",
     show_default=True,
+    help="In which order features go.",
 )
-@click.option("--fractions", type=NUMBERS, default="0.1,0.2,0.3,0.4,0.5,0.6", show_default=True)
 @click.option(
-    "--measures", type=Names("measure", _measures), default="missingness,hidden_pixels,colour_bias", show_default=True
+    "--fractions",
+    type=NUMBERS,
+    default="0.1,0.2,0.3,0.4,0.5,0.6",
+    show_default=True,
+    help="Shares of the features that are removed.",
+)
+@click.option(
+    "--measures",
+    type=Names("measure", _measures),
+    default="missingness,hidden_pixels,colour_bias",
+    show_default=True,
+    help="Also shape_bias, shape_leakage, linearity, lime, rank_agreement.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Draw at most this many images at random.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--batch-size", type=click.IntRange(1), help="Masked copies of an image in one forward pass.")
 @click.option("--examples", type=click.IntRange(0), default=2, show_default=True, help="Photographs in the report.")
 @click.option("--out", type=_FOLDER, default=Path("audit"), show_default=True, help="Folder for the results.")
@@ -83,18 +112,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; progress goes to standard error.")
 @config_option()
 def audit(source: Path | None, summary: bool, as_json: bool, **options: Any) -> None:
-    r"""Measure how much each removal distorts a model on your images, and recommend one.
+    """Measure how much each removal distorts a model on your images, and recommend one.
 
     Writes report.html, the table of all numbers (parquet, CSV), a summary and a config file that repeats the run. Ctrl-C
     loses nothing: the same command goes on where it stopped.
-
-    \b
-    Examples:
-      lm-plugins audit --images photos/ --quick
-      lm-plugins audit --images photos/ --labels photos/labels.csv --model torchvision:resnet50 --out resnet50/
-      lm-plugins audit --images photos/ --model timm:convnext_tiny --removals layer_masking,grey,noisy_linear
-      lm-plugins audit --config resnet50/audit.toml
-      lm-plugins audit --from resnet50/ --summary
     """
     from lm_plugins.audit import AuditResult
 

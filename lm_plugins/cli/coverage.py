@@ -7,28 +7,28 @@ import torch
 
 import lm_plugins
 from lm_plugins.cli.exit_codes import ExitCode
-from lm_plugins.cli.output import print_json
+from lm_plugins.cli.output import examples, print_json
 from lm_plugins.cli.parameters import loaded, model_options
 from lm_plugins.cli.rule_skeleton import rule_skeleton
 
 __all__ = ["coverage"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins coverage torchvision:convnext_tiny",
+        "lm-plugins coverage my_package.models:small_net --size 64",
+        "lm-plugins coverage timm:coat_lite_tiny --skeleton > my_rules.py",
+    )
+)
 @click.argument("model_name", metavar="MODEL", required=False)
 @model_options
 @click.option("--skeleton", is_flag=True, help="Print rules for what is missing, ready to edit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def coverage(model_name: str | None, skeleton: bool, as_json: bool, **options: Any) -> int:
-    r"""List the torch functions that a model calls, and those that have no masking rule.
+    """List the torch functions that a model calls, and those that have no masking rule.
 
     The architecture suffices: no weights are fetched. Exit code 1 if something is missing.
-
-    \b
-    Examples:
-      lm-plugins coverage torchvision:convnext_tiny
-      lm-plugins coverage my_package.models:small_net --size 64
-      lm-plugins coverage timm:coat_lite_tiny --skeleton > my_rules.py
     """
     if model_name is not None:
         options["model"] = model_name

@@ -9,14 +9,21 @@ from lm_plugins.cli.config_file import config_option
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
 from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
-from lm_plugins.cli.output import note, print_json, writable_folder
+from lm_plugins.cli.output import examples, note, print_json, writable_folder
 from lm_plugins.cli.parameters import FEATURES, REMOVAL_NAMES, Names, loaded, model_options
 from lm_plugins.errors import MissingDependencyError, OptionError
 
 __all__ = ["explain"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins explain photo.jpg",
+        "lm-plugins explain photo.jpg --compare layer_masking,grey,blur --features grid:32",
+        "lm-plugins explain photos/ --method lime --features slic:60 --samples 1000",
+        "lm-plugins explain photo.jpg --model torchvision:resnet50 --method kernelshap --target 281",
+    )
+)
 @click.argument("images", metavar="IMAGE...", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @model_options
 @click.option("--method", default="occlusion", show_default=True, help="See `lm-plugins methods`.")
@@ -33,8 +40,8 @@ __all__ = ["explain"]
 )
 @click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="For methods that draw.")
 @click.option("--layer", help="For methods that look at layers; several with commas. By default their own choice.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images in one forward pass.")
 @click.option(
     "--figures",
     type=Names("format", ("png", "svg", "pdf")),
@@ -52,16 +59,9 @@ __all__ = ["explain"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; progress goes to standard error.")
 @config_option()
 def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    r"""Explain what a model says about photographs (files, or folders of them).
+    """Explain what a model says about photographs (files, or folders of them).
 
     Writes report.html, explanations.json, and for each photograph its arrays (npz) and a figure (PNG, SVG).
-
-    \b
-    Examples:
-      lm-plugins explain photo.jpg
-      lm-plugins explain photo.jpg --compare layer_masking,grey,blur --features grid:32
-      lm-plugins explain photos/ --method lime --features slic:60 --samples 1000
-      lm-plugins explain photo.jpg --model torchvision:resnet50 --method kernelshap --target 281
     """
     if not images:
         raise click.UsageError("give one or more photographs, or folders of them.")

@@ -3,20 +3,19 @@
 import click
 
 from lm_plugins.cli.explanation_methods import METHODS
-from lm_plugins.cli.output import print_table
+from lm_plugins.cli.output import examples, print_table
 
 __all__ = ["methods"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins methods",
+    )
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods(as_json: bool) -> None:
-    r"""List the methods that explain images.
-
-    \b
-    Example:
-      lm-plugins methods
-    """
+    """List the methods that explain images."""
     print_table(
         [
             {

@@ -5,26 +5,26 @@ import importlib.util
 import click
 
 from lm_plugins.cli.loading_models import LITE
-from lm_plugins.cli.output import print_table
+from lm_plugins.cli.output import examples, print_table
 from lm_plugins.errors import MissingDependencyError
 
 __all__ = ["models"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins models --contains resnet",
+        "lm-plugins models --source torchvision --json",
+    )
+)
 @click.option("--source", type=click.Choice(["packaged", "torchvision", "timm"]), help="Only these.")
 @click.option("--contains", default="", help="Only names that contain this.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(source: str | None, contains: str, as_json: bool) -> None:
-    r"""List the models that --model knows by name.
+    """List the models that --model knows by name.
 
     A model of your own is package.module:factory, a function without arguments that returns a torch.nn.Module; modules of
     the current folder are found, too. Any model takes --checkpoint.
-
-    \b
-    Examples:
-      lm-plugins models --contains resnet
-      lm-plugins models --source torchvision --json
     """
     rows = []
     if source in (None, "packaged"):

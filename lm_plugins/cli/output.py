@@ -8,7 +8,12 @@ from typing import Any
 
 import click
 
-__all__ = ["note", "print_json", "print_table", "writable_folder"]
+__all__ = ["examples", "note", "print_json", "print_table", "writable_folder"]
+
+
+def examples(*lines: str) -> str:
+    """Examples for the end of a help text; click leaves the breaks of such a paragraph alone."""
+    return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -13,6 +13,7 @@ from lm_plugins.cli.exit_codes import ExitCode
 from lm_plugins.cli.explain import explain
 from lm_plugins.cli.methods import methods
 from lm_plugins.cli.models import models
+from lm_plugins.cli.output import examples
 from lm_plugins.cli.removals import removals
 from lm_plugins.errors import (
     ImageFileError,
@@ -29,18 +30,16 @@ _EXIT_CODES = "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode
 
 
 @click.group(
-    epilog=f"\b\nExit codes:\n{_EXIT_CODES}",
+    epilog=examples(
+        "lm-plugins audit --images photos/ --quick",
+        "lm-plugins explain photo.jpg --method occlusion --compare layer_masking,grey",
+    )
+    + f"\n\n\b\nExit codes:\n{_EXIT_CODES}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(lm_plugins.__version__, prog_name="lm-plugins")
 def program() -> None:
-    r"""Find out which way to remove pixels you can trust, and explain images with it.
-
-    \b
-    Examples:
-      lm-plugins audit --images photos/ --quick
-      lm-plugins explain photo.jpg --method occlusion --compare layer_masking,grey
-    """
+    """Find out which way to remove pixels you can trust, and explain images with it."""
 
 
 for command in (audit, explain, models, methods, removals, coverage):

@@ -4,7 +4,7 @@ import inspect
 
 import click
 
-from lm_plugins.cli.output import print_table
+from lm_plugins.cli.output import examples, print_table
 from lm_plugins.removal import REMOVALS
 
 __all__ = ["REMOVAL_DESCRIPTIONS", "removals"]
@@ -24,15 +24,14 @@ REMOVAL_DESCRIPTIONS = {
 }
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "lm-plugins removals",
+    )
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def removals(as_json: bool) -> None:
-    r"""List the ways to remove pixels that --removal and --removals know.
-
-    \b
-    Example:
-      lm-plugins removals
-    """
+    """List the ways to remove pixels that --removal and --removals know."""
     print_table([{"removal": name, "what happens to hidden pixels": _description(name)} for name in REMOVALS], as_json)
 
 

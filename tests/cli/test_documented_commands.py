@@ -20,7 +20,7 @@ def commands():
             if line.startswith("lm-plugins "):
                 yield page.name, line
     for name, command in program.commands.items():
-        for line in (command.help or "").splitlines():
+        for line in (command.epilog or "").splitlines():
             if line.strip().startswith("lm-plugins "):
                 yield name, line.strip()
 

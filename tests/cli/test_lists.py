@@ -81,7 +81,8 @@ def test_every_command_has_help_with_examples(lm_plugins_command, name):
     code, out, _ = lm_plugins_command(*([name] if name else []), "--help")
     assert code == ExitCode.DONE
     assert "Example" in out
-    assert f"lm-plugins {name or 'audit'}" in out
+    assert f"\n    lm-plugins {name or 'audit'}" in out
+    assert "\\b" not in out
 
 
 def test_every_exit_code_is_in_the_help(lm_plugins_command):
