@@ -67,8 +67,11 @@ def rule_skeleton(found: Coverage) -> str:
         True
     """
     parts = [_HEAD + ("from lm_plugins.masking.registry import registered_functions\n" if found.reasons else "")]
+    taken: dict[str, int] = {}
     for public, paths in found.missing.items():
         name = public.rsplit(".", 1)[-1].strip("_")
+        taken[name] = taken.get(name, 0) + 1
+        name += "" if taken[name] == 1 else f"_{taken[name]}"
         called = ", ".join(paths)
         if public in found.reasons:
             reason = fill(f"It has a rule that does not cover this call: {found.reasons[public]}", 118)

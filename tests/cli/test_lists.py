@@ -76,6 +76,25 @@ def test_a_skeleton_registers_rules_and_says_that_they_are_to_be_edited(lm_plugi
         remove()
 
 
+def test_a_skeleton_extends_rules_that_do_not_cover_a_call():
+    from lm_plugins.cli.rule_skeleton import rule_skeleton
+    from lm_plugins.masking.coverage import Coverage
+    from lm_plugins.masking.registry import register_rule, registered_functions
+
+    names = ("torch.flatten", "torch.Tensor.flatten")
+    found = Coverage(missing={name: ["layer (Layer)"] for name in names}, reasons=dict.fromkeys(names, "of a\nreason"))
+    before = registered_functions()
+    module = {}
+    try:
+        exec(rule_skeleton(found), module)
+        assert module["flatten_before"] is before[torch.flatten]
+        assert module["flatten_2_before"] is before[torch.Tensor.flatten]
+        assert registered_functions()[torch.flatten] is module["flatten"]
+    finally:
+        for function in (torch.flatten, torch.Tensor.flatten):
+            register_rule(function, overwrite=True)(before[function])
+
+
 @pytest.mark.parametrize("name", [None, *program.commands])
 def test_every_command_has_help_with_examples(lm_plugins_command, name):
     code, out, _ = lm_plugins_command(*([name] if name else []), "--help")
