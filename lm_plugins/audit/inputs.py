@@ -139,6 +139,7 @@ def named_features(features: Iterable[str] | Mapping[str, FeatureMaker]) -> dict
 
 
 def known(given: Iterable[Any], known: tuple[str, ...], what: str) -> tuple[Any, ...]:
+    """The names that were given, each once, if all of them are known; `what` says what they name."""
     names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
     for name in names:
         if name not in known:
@@ -149,6 +150,7 @@ def known(given: Iterable[Any], known: tuple[str, ...], what: str) -> tuple[Any,
 
 
 def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
+    """Removed fractions in order, without 0, which is the unmasked model."""
     numbers = tuple(sorted({float(one) for one in fractions} - {0.0}))
     if not numbers or not all(0 < one <= 1 for one in numbers):
         raise OptionError(f"removed fractions are in (0, 1], got {numbers}.")
@@ -179,11 +181,13 @@ def prepared_forwards(
 
 
 def model_digest(model: nn.Module) -> str:
+    """The class of a model and a hash of its weights: the same for the same network."""
     state = [f"{key} {digest(value)}" for key, value in sorted(model.state_dict().items()) if isinstance(value, Tensor)]
     return f"{type(model).__name__} {hashlib.sha256(chr(10).join(state).encode()).hexdigest()[:16]}"
 
 
 def versions() -> dict[str, str]:
+    """The versions that the numbers of an audit depend on."""
     return {
         "lm_plugins": lm_plugins.__version__, "torch": torch.__version__, "numpy": np.__version__,
         "pandas": pd.__version__, "python": platform.python_version(),

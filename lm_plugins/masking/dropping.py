@@ -6,6 +6,7 @@ Models never notice: a carrier of which tokens were dropped still reports the sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -77,9 +78,7 @@ def _dropped(places: Places) -> Places | None:
 
 def gathered(values: Tensor, places: Places) -> Tensor:
     """Of values with an entry for every token, those of the tokens that stay. Without such entries, as they are."""
-    assert places.whole is not None
-    sequence, numbers = sequence_of(places.whole), places.numbers
-    assert sequence is not None
+    sequence, numbers = cast(Sequence, sequence_of(cast(Places, places.whole))), places.numbers
     values = values[(None,) * (numbers.ndim - values.ndim)]
     if values.shape[sequence.dim] == 1:
         return values
@@ -94,11 +93,10 @@ def gathered(values: Tensor, places: Places) -> Tensor:
 
 def restored(values: Tensor, places: Places) -> Tensor:
     """Of values of the tokens that stay, some with an entry for every token: zero for the dropped ones."""
-    assert places.whole is not None
-    sequence = sequence_of(places.whole)
-    assert sequence is not None
+    whole = cast(Places, places.whole)
+    sequence = cast(Sequence, sequence_of(whole))  # only sequences are dropped from
     shape = list(values.shape)
-    shape[sequence.dim] = places.whole.numbers.shape[sequence.dim]
+    shape[sequence.dim] = whole.numbers.shape[sequence.dim]
     index = _index(places, sequence).expand(values.shape)
     return values.new_zeros(shape).scatter(sequence.dim, index, values)
 
