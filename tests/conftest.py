@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 import torch
@@ -15,3 +16,10 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
