@@ -10,7 +10,7 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.registry import register_rule
 
-__all__: list[str] = []
+__all__ = ["normalized_groups"]
 
 
 @register_rule(F.batch_norm)
@@ -91,16 +91,23 @@ def group_norm(
     visible = input.visibility.visible
     if visible.is_full and visible.inside is None:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
-    n, c, h, w = input.shape
-    grouped = input.values.reshape(n, num_groups, c // num_groups, h * w)
-    counted = visible.positions.reshape(n, 1, 1, h * w)
+    return input.like(normalized_groups(input.values, visible.positions[:, None], num_groups, weight, bias, eps))
+
+
+def normalized_groups(
+    values: Tensor, counted: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Group norm of ``(N, C, ...)`` with the mean and variance of what is `counted`, bool ``(N, 1, ...)``."""
+    n, c = values.shape[:2]
+    grouped = values.reshape(n, num_groups, c // num_groups, -1)
+    counted = counted.reshape(n, 1, 1, -1)
     count = counted.sum(-1, keepdim=True).clamp(min=1) * (c // num_groups)
     mean = torch.where(counted, grouped, 0.0).sum((2, 3), keepdim=True) / count
     variance = torch.where(counted, grouped - mean, 0.0).square().sum((2, 3), keepdim=True) / count
-    values = ((grouped - mean) * (variance + eps).rsqrt()).reshape(n, c, h, w)
-    if weight is not None:
-        values = values * weight[:, None, None]
-    return input.like(values if bias is None else values + bias[:, None, None])
+    result = ((grouped - mean) * (variance + eps).rsqrt()).reshape(values.shape)
+    per_channel = (-1, *[1] * (values.ndim - 2))
+    result = result if weight is None else result * weight.reshape(per_channel)
+    return result if bias is None else result + bias.reshape(per_channel)
 
 
 @register_rule(F.instance_norm)

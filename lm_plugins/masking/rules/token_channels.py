@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.patches import merged_patches
 from lm_plugins.masking.registry import register_rule, registered_functions
 from lm_plugins.masking.rules import pointwise, queries
+from lm_plugins.masking.rules.normalization import normalized_groups
 from lm_plugins.masking.tokens import MaskedTokens
 
 __all__: list[str] = []
@@ -128,16 +128,8 @@ def group_norm(
     if input.is_full:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
     input = input.whole()
-    n, c = input.shape[:2]
-    grouped = input.values.reshape(n, num_groups, c // num_groups, -1)
-    shown = (~input.is_hidden()).expand(n, 1, *input.shape[2:]).reshape(n, 1, 1, -1)
-    count = shown.sum(-1, keepdim=True).clamp(min=1) * (c // num_groups)
-    mean = torch.where(shown, grouped, 0.0).sum((2, 3), keepdim=True) / count
-    variance = torch.where(shown, grouped - mean, 0.0).square().sum((2, 3), keepdim=True) / count
-    values = ((grouped - mean) * (variance + eps).rsqrt()).reshape(input.shape)
-    per_channel = (-1, *[1] * (input.ndim - 2))
-    values = values if weight is None else values * weight.reshape(per_channel)
-    return input.like(values if bias is None else values + bias.reshape(per_channel))
+    shown = (~input.is_hidden()).expand(input.shape[0], 1, *input.shape[2:])
+    return input.like(normalized_groups(input.values, shown, num_groups, weight, bias, eps))
 
 
 @register_rule(F.conv2d, tokens=True)
