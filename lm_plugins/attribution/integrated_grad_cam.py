@@ -9,12 +9,13 @@ from captum.attr import LayerAttribution
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approximation_parameters
 from torch import Tensor, nn
 
+from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.capture import activations_of, check_evaluation_mode, gradients_of
 from lm_plugins.attribution.layers import named_layers
-from lm_plugins.attribution.model_call import ModelCall, arguments_of, checked_images
 from lm_plugins.errors import InputTypeError, LayerError, OptionError, ShapeError
 from lm_plugins.features.output import rows_of
 from lm_plugins.features.score import selected, targets_for
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["OFFICIAL_DEMO", "IntegratedGradCam"]
 

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from captum.attr import PerturbationAttribution
 from torch import Tensor, nn
 
+from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.capture import check_evaluation_mode
-from lm_plugins.attribution.model_call import ModelCall, arguments_of, checked_images
 from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.errors import OptionError
 from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
 from lm_plugins.removal import Removal
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["RISE", "Coverage", "random_masks"]
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from captum.attr import PerturbationAttribution
 from torch import Tensor, nn
 
+from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.capture import check_evaluation_mode, gradients_of
 from lm_plugins.attribution.fusion import Fusion, fused
 from lm_plugins.attribution.layers import layers_before_downsampling, named_layers
-from lm_plugins.attribution.model_call import ModelCall, arguments_of, checked_images
 from lm_plugins.attribution.normalization import is_constant, min_max
 from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
@@ -20,6 +20,7 @@ from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
 from lm_plugins.features.output import rows_of
 from lm_plugins.features.score import OutputIs, Target, as_probabilities, selected, targets_for
 from lm_plugins.removal import Removal
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["SISE"]
 

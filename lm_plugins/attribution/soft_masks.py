@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_plugins.attribution.model_call import ModelCall
 from lm_plugins.errors import OptionError
 from lm_plugins.features.output import rows_of
 from lm_plugins.removal import Colour, PixelColour, RandomColour, Removal, as_removal
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["SoftMasks"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.futures import Future
 
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
@@ -16,28 +16,17 @@ from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.promise import afterwards
 from lm_plugins.removal import Removal, as_removal
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["PixelMasks", "image_position"]
-
-
-class _WithArguments(nn.Module):
-    """A model of an image and further arguments, as the model of an image that a removal needs."""
-
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
-        super().__init__()
-        self.forward_func = forward_func
-        self.training = getattr(forward_func, "training", False)
-        self.before: tuple[Any, ...] = ()
-        self.after: tuple[Any, ...] = ()
-
-    def forward(self, x: Tensor) -> Any:
-        return self.forward_func(*self.before, x, *self.after)
 
 
 @dataclass(frozen=True)
 class _Call:
     """One call of ``attribute``, as its forward function needs to know it: Captum hands it on untouched."""
 
+    x: Tensor
+    """The images ``(N, C, H, W)``. Captum would copy a tensor for every perturbation of it."""
     position: int
     """Of the image among the inputs."""
     target: Any
@@ -45,6 +34,10 @@ class _Call:
     """Whether the method explains one number for each image, so that a target must choose it."""
     feature_of_pixel: Tensor | None
     """Int64 ``(1 or N, H, W)``: which column of the coalitions a pixel belongs to. None: pixel masks are perturbed."""
+
+    def rows(self, images: Tensor) -> Tensor:
+        """The image that each row is a perturbation of."""
+        return self.x.expand(len(images), -1, -1, -1) if len(self.x) == 1 else self.x[images]
 
     def visible(self, perturbed: Tensor, images: Tensor) -> Tensor:
         """The pixel mask that Captum's perturbed input means, in one gather; `images` says whose row each is."""
@@ -97,24 +90,18 @@ class PixelMasks:
         output: Callable[[Any], Any] | None = None,
         **upstream: Any,
     ) -> None:
-        if not callable(forward_func):
-            raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
-        model = _WithArguments(forward_func)
+        model = ModelCall(forward_func)
         forward = as_removal(removal)(model)
 
         def forward_masks(*values: Any) -> Any:
             count = next(i for i, value in enumerate(values) if isinstance(value, _Call))
-            call, x, images, *more = values[count:]
+            call, images, *more = values[count:]
             inputs = values[:count]
-            model.before = inputs[: call.position]
-            model.after = (*inputs[call.position + 1 :], *more)
-            try:
-                result = forward(x, call.visible(inputs[call.position], images))
-            finally:
-                model.before = model.after = ()
+            with model.given((*inputs[call.position + 1 :], *more), before=inputs[: call.position]):
+                result = forward(call.rows(images), call.visible(inputs[call.position], images))
             if isinstance(result, Future):
-                return afterwards(result, lambda value: _explained(value, output, call, len(x)))
-            return _explained(result, output, call, len(x))
+                return afterwards(result, lambda value: _explained(value, output, call, len(images)))
+            return _explained(result, output, call, len(images))
 
         # The next class in line is Captum's.
         super().__init__(forward_masks, **upstream)  # type: ignore[call-arg]
@@ -147,13 +134,13 @@ class PixelMasks:
             ids, features = torch.unique(masks[position][:, 0], return_inverse=True)
             present = torch.ones(len(x), len(ids), device=x.device)
             settings["feature_mask"] = tuple(ids[None] if i == position else one for i, one in enumerate(masks))
-        call = _Call(position, settings.get("target"), self._one_output, features)
+        call = _Call(x, position, settings.get("target"), self._one_output, features)
         more = () if additional_forward_args is None else additional_forward_args
         result = attribute(
             inputs=tuple(present if i == position else one for i, one in enumerate(tensors)),
             baselines=_without_image(baselines, len(tensors), position),
             additional_forward_args=(
-                call, x, torch.arange(len(x), device=x.device), *(more if isinstance(more, tuple) else (more,))
+                call, torch.arange(len(x), device=x.device), *(more if isinstance(more, tuple) else (more,))
             ),
             **settings,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
-from lm_plugins.features.coalition import visible_from
+from lm_plugins.features.coalition import checked_features, present_in, spread
 from lm_plugins.features.output import rows_of
 
 __all__ = ["CoalitionEvaluator"]
@@ -95,14 +95,16 @@ class CoalitionEvaluator:
         """
         if coalitions.ndim != 2 or not len(coalitions):
             raise ShapeError(f"expected coalitions (K, F) with at least one row, got {tuple(coalitions.shape)}.")
-        unique, inverse = torch.unique(coalitions.to(self._x.device), dim=0, return_inverse=True)
+        features = checked_features(self._feature_mask, coalitions.shape[1])
+        present = present_in(coalitions, self._x.device)
+        unique, inverse = torch.unique(present, dim=0, return_inverse=True)
         outputs: list[Tensor] = []
         with _ProgressBar(len(unique), self._progress) as bar:
             start = 0
             while start < len(unique):
                 part = unique[start : start + self._batch_size]
                 try:
-                    outputs.append(self._evaluate(part))
+                    outputs.append(self._evaluate(spread(part, features)))
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     self._halve(len(part), error)
                     continue
@@ -110,8 +112,7 @@ class CoalitionEvaluator:
                 bar(len(part))
         return torch.cat(outputs)[inverse]
 
-    def _evaluate(self, coalitions: Tensor) -> Tensor:
-        visible = visible_from(coalitions, self._feature_mask)
+    def _evaluate(self, visible: Tensor) -> Tensor:
         with torch.autocast(self._x.device.type, self._autocast, enabled=self._autocast is not None):
             result = self._forward(self._x.expand(len(visible), -1, -1, -1), visible)
         return rows_of(result, len(visible), self._output)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.margins import Margin
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
-from lm_plugins.masking.positions import filled, sum_over
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
 
@@ -80,17 +80,17 @@ class MaskedActivation(Carrier):
         if self.dims != NCHW:
             return self.values.masked_fill(self.is_hidden(region), value)
         # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
-        is_ours = region is computed and not torch.is_grad_enabled()
-        return filled(self.values, region.hidden_rows, value, in_place=is_ours)
+        is_unspecified = region is computed or (region is self.visibility.visible and self.visibility.owns_margin)
+        in_place = is_unspecified and not torch.is_grad_enabled()
+        return region.filled(self.values, value, in_place=in_place)
 
     def visible_sum(self) -> Tensor:
         """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
-        visible = self.visibility.visible
-        return sum_over(self.values, visible.positions, visible.rows)
+        return self.visibility.visible.sum_of(self.values)
 
-    def padded_for(self, window: Window) -> Tensor:
-        """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`."""
-        plan, rings = self.visibility.padding_for(window)
+    def padded_for(self, window: Window, margin: Margin | None = None) -> Tensor:
+        """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`, and this margin."""
+        plan, rings = self.visibility.padding_for(window, margin)
         if rings == 0:
             return self.values
         # Autograd may have saved the values for another branch; without it, hidden positions are ours to write.
@@ -102,8 +102,8 @@ class MaskedActivation(Carrier):
         Zero stands for whatever padding cannot reach (an image of which nothing is visible), and for everything that
         is missing under ``MaskingOptions.missing="zero"``.
         """
-        computed = self.visibility.computed
-        if region is computed or not bool((region.positions & computed.hidden).any()):
+        computed, visible = self.visibility.computed, self.visibility.visible
+        if region is computed or visible.covers(region) or computed.covers(region):
             return self.values
         values, known = self.values, computed.positions
         if self.visibility.options.missing == "neighbours" and self.dims == NCHW:

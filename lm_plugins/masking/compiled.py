@@ -34,9 +34,10 @@ def check_python(model: nn.Module) -> None:
     Raises:
         UnsupportedOperatorError: A part is compiled by TorchScript, exported, or quantized; it is named.
     """
-    for name, module in model.named_modules():
+    for module in model.modules():
         what = _opaque(module)
         if what is not None:
+            name = next(name for name, one in model.named_modules() if one is module)
             where = f"{name!r} ({type(module).__name__})" if name else f"the model itself ({type(module).__name__})"
             raise UnsupportedOperatorError(f"{where} {what}")
 

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.masking.neighbour_padding import FillPlan
+from lm_plugins.masking.positions import filled, is_everything, sum_over
 from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.window import Pair, Window
+from lm_plugins.masking.window_counts import adaptive, any_in, count_in, ratio, triangular
 
 __all__ = ["Mask"]
 
@@ -36,6 +38,7 @@ class Mask:
         self.positions = positions
         self.inside = inside
         self._origin = origin
+        self._within: Sequence[Mask] = ()  # regions that certainly hold this one
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -68,15 +71,43 @@ class Mask:
         return self._cached("hidden_rows", lambda: self.hidden.reshape(-1).nonzero()[:, 0])
 
     @property
+    def is_on_host(self) -> bool:
+        """Whether its positions can be looked at and counted at once: elsewhere, Python would wait for the device."""
+        return self.positions.device.type == "cpu"
+
+    @property
     def is_full(self) -> bool:
-        """Whether nothing is hidden in any image of the batch."""
-        return self._cached("is_full", lambda: not bool(self.hidden.any()))
+        """Whether certainly nothing is hidden in any image of the batch; elsewhere than on the host nobody looks."""
+
+        def look() -> bool:
+            return is_everything(self.positions if self.inside is None else ~self.hidden)
+
+        return self.is_on_host and self._cached("is_full", look)
+
+    def covers(self, other: "Mask") -> bool:
+        """Whether nothing that is in the other region is hidden here."""
+        is_known = other is self or any(one is self for one in other._within)
+        return is_known or not bool((other.positions & self.hidden).any())
 
     def fill_plan(self, diagonal: float, epsilon: float) -> FillPlan:
         """The plan of neighbour padding around the region; the numbers as in `MaskingOptions`."""
         return self._cached(
-            ("fill", diagonal, epsilon), lambda: FillPlan(self.positions, self.inside, diagonal, epsilon)
+            ("fill", diagonal, epsilon),
+            lambda: FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=self.is_on_host),
         )
+
+    def filled(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
+        """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""
+        if self.is_on_host:
+            return filled(values, self.hidden_rows, value, in_place=in_place)
+        hidden = self.hidden[:, None]
+        return values.masked_fill_(hidden, value) if in_place else values.masked_fill(hidden, value)
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """Sum a map ``(N, C, H, W)`` over the region of each image: ``(N, C)``."""
+        if self.is_on_host:
+            return sum_over(values, self.positions, self.rows)
+        return torch.where(self.positions[:, None], values, 0.0).sum((2, 3))
 
     # ---- windows -----------------------------------------------------------------------------------------------
 
@@ -86,7 +117,7 @@ class Mask:
             return self
 
         def make() -> Mask:
-            return Mask(_any_in(self.positions, window), self._inside_after(window))
+            return Mask(any_in(self.positions, window), self._inside_after(window))
 
         return self._cached(("any", window), lambda: self._after(lambda whole: whole.any_in(window), make))
 
@@ -102,14 +133,14 @@ class Mask:
             return self
 
         def make() -> Mask:
-            any_in = self.any_in(window)
+            touched = self.any_in(window)
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
-            covered = _triangular(self.positions.float(), window, any_in.size)
-            possible = _triangular(inside.float(), window, any_in.size)
+            covered = triangular(self.positions.float(), window)
+            possible = triangular(inside.float(), window)
             # The slack absorbs rounding of filter weights that are no powers of two.
-            positions = (covered >= coverage * possible - 1e-5) & any_in.positions
+            positions = (covered >= coverage * possible - 1e-5) & touched.positions
             is_lost = ~positions.flatten(1).any(1)  # (N,)
-            return Mask(positions | (is_lost[:, None, None] & any_in.positions), any_in.inside)
+            return Mask(positions | (is_lost[:, None, None] & touched.positions), touched.inside)
 
         key = ("resampled", window, coverage)
         return self._cached(key, lambda: self._after(lambda whole: whole.resampled(window, coverage), make))
@@ -124,8 +155,8 @@ class Mask:
 
         def make() -> Mask:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
-            possible = _count_in(inside, window, torch.float32)[:, 0]
-            count = _count_in(self.positions, window, torch.float32)[:, 0]
+            possible = count_in(inside, window, torch.float32)[:, 0]
+            count = count_in(self.positions, window, torch.float32)[:, 0]
             positions = (count >= share * possible - 1e-3) & (count > 0)
             if share < 1:
                 is_lost = ~positions.flatten(1).any(1)  # (N,)
@@ -138,6 +169,8 @@ class Mask:
         """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
 
         def make() -> int:
+            if not self.is_on_host:
+                return max(window.kernel) - 1
             partly = self.any_in(window).positions
             for dim, size in enumerate(window.kernel, start=1):
                 partly = partly.repeat_interleave(size, dim)
@@ -156,7 +189,7 @@ class Mask:
 
         def make() -> Tensor:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
-            return _ratio(_count_in(inside, window, dtype), _count_in(self.positions, window, dtype))
+            return ratio(count_in(inside, window, dtype), count_in(self.positions, window, dtype))
 
         return self._cached(("mean", window, dtype), make)
 
@@ -164,7 +197,7 @@ class Mask:
         if self.inside is None and not window.is_oversized:
             return None
         inside = torch.ones_like(self.positions[0]) if self.inside is None else self.inside
-        return _none_if_all(_any_in(inside[None], window)[0])
+        return _none_if_all(any_in(inside[None], window)[0])
 
     # ---- adaptive windows ----------------------------------------------------------------------------------------
 
@@ -174,8 +207,8 @@ class Mask:
             return self
 
         def make() -> Mask:
-            inside = None if self.inside is None else _none_if_all(_adaptive(self.inside[None], size, "max")[0, 0] > 0)
-            return Mask(_adaptive(self.positions, size, "max")[:, 0] > 0, inside)
+            inside = None if self.inside is None else _none_if_all(adaptive(self.inside[None], size, "max")[0, 0] > 0)
+            return Mask(adaptive(self.positions, size, "max")[:, 0] > 0, inside)
 
         return self._cached(("any adaptive", size), make)
 
@@ -184,7 +217,7 @@ class Mask:
 
         def make() -> Tensor:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
-            return _ratio(_adaptive(inside, size, "avg", dtype), _adaptive(self.positions, size, "avg", dtype))
+            return ratio(adaptive(inside, size, "avg", dtype), adaptive(self.positions, size, "avg", dtype))
 
         return self._cached(("mean adaptive", size, dtype), make)
 
@@ -213,7 +246,9 @@ class Mask:
                 positions = present.sum(0) * 2 > len(masks)
             if inside is not None:
                 positions = positions & inside
-            return Mask(positions, inside), masks  # holding the operands keeps their ids theirs
+            merged = Mask(positions, inside)
+            merged._within = masks if how == "intersection" else ()
+            return merged, masks  # holding the operands keeps their ids theirs
 
         return self._cached(key, make)[0]
 
@@ -340,50 +375,6 @@ class Mask:
             return Mask(pad(self.positions), inside)
 
         return self._cached(("padded", tuple(padding), mode), make)
-
-
-def _any_in(region: Tensor, window: Window) -> Tensor:
-    # Along one axis after the other, on bools: several times as fast as a maximum over floats.
-    region = F.pad(region, window.padding, value=False)
-    for axis in range(2):
-        dim, kernel, stride, dilation = axis + 1, window.kernel[axis], window.stride[axis], window.dilation[axis]
-        count = (region.shape[dim] - (kernel - 1) * dilation - 1) // stride + 1
-        taps = [
-            region.narrow(dim, tap * dilation, (count - 1) * stride + 1)[
-                (slice(None),) * dim + (slice(None, None, stride),)
-            ]
-            for tap in range(kernel)
-        ]
-        region = taps[0]
-        for tap in taps[1:]:
-            region = region | tap
-    return region.contiguous()
-
-
-def _triangular(signal: Tensor, window: Window, size: Pair) -> Tensor:
-    """Sum over each window of float ``(N, H, W)``, weighted by the distance of its taps from the centre."""
-    padded = F.pad(signal, window.padding)
-    total = torch.zeros((), device=signal.device)
-    for i, row_weight in window.triangular_taps(0):
-        for j, column_weight in window.triangular_taps(1):
-            taps = padded[:, i :: window.stride[0], j :: window.stride[1]][:, : size[0], : size[1]]
-            total = total + row_weight * column_weight * taps
-    return total
-
-
-def _count_in(region: Tensor, window: Window, dtype: torch.dtype) -> Tensor:
-    padded = F.pad(region.to(dtype), window.padding)[:, None]
-    return F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
-
-
-def _adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    pool = F.adaptive_max_pool2d if how == "max" else F.adaptive_avg_pool2d
-    result: Tensor = pool(region[:, None].to(dtype), size)
-    return result
-
-
-def _ratio(inside: Tensor, region: Tensor) -> Tensor:
-    return torch.where(region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), 0.0)
 
 
 def _none_if_all(inside: Tensor) -> Tensor | None:

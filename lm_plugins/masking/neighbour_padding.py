@@ -1,6 +1,8 @@
 """Neighbour padding: hidden positions near the known region take the mean of their known neighbours, ring by ring."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -8,24 +10,55 @@ from torch import Tensor
 
 from lm_plugins.masking.positions import as_map, as_rows
 
-__all__ = ["FillPlan", "Ring", "fill"]
+__all__ = ["FillPlan", "Ring", "RingOfMap", "RingOfRows", "fill"]
 
 # The four direct neighbours, then the four diagonal ones.
 _NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-@dataclass(frozen=True)
-class Ring:
-    """The positions at one distance from the known region, and the neighbours that each is the mean of.
+class Ring(Protocol):
+    """The positions at one distance from the known region. Each becomes the weighted mean of its known neighbours."""
 
-    Positions are indices into the rows of an ``(N * H * W, C)`` view. ``sources[offsets[i]:offsets[i + 1]]`` are the
-    known neighbours of ``targets[i]``, with ``weights`` that sum to one (a little less with an epsilon).
+    def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
+        """A map ``(N, C, H, W)`` with the ring filled."""
+
+
+@dataclass(frozen=True)
+class RingOfRows:
+    """A ring as a list of its positions: indices into the rows of an ``(N * H * W, C)`` view.
+
+    `sources` are the known neighbours of each target, with `weights` that sum to one (a little less with an epsilon);
+    where a target has fewer than others, one of them stands in the remaining places, with weight 0.
     """
 
     targets: Tensor  # (P,) int64
-    sources: Tensor  # (S,) int64
-    offsets: Tensor  # (P,) int64
-    weights: Tensor  # (S,) float32
+    sources: Tensor  # (P, S) int64, S <= 8
+    weights: Tensor  # (P, S) float32
+
+    def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
+        """See `Ring`; channels-last, all other positions as they were."""
+        rows = as_rows(values)
+        means = F.embedding_bag(self.sources, rows, mode="sum", per_sample_weights=self.weights.to(rows.dtype))
+        rows = rows.index_copy_(0, self.targets, means) if in_place else rows.index_copy(0, self.targets, means)
+        return as_map(rows, values.shape)
+
+
+@dataclass(frozen=True)
+class RingOfMap:
+    """A ring as masks of the whole map: more to compute, but nothing to count."""
+
+    known: Tensor  # (N, 1, H, W) bool
+    targets: Tensor  # (N, 1, H, W) bool
+    scale: Tensor  # (N, 1, H, W) float32: turns the weighted sum of the known neighbours into their mean
+    diagonal: float
+
+    def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
+        """See `Ring`; never in place, all other positions as they were."""
+        known = torch.where(self.known, values, 0.0)
+        column = F.avg_pool2d(known, (3, 1), 1, (1, 0), divisor_override=1)
+        rest = F.avg_pool2d(torch.lerp(known, column, self.diagonal), (1, 3), 1, (0, 1), divisor_override=1)
+        total = torch.add(rest, column, alpha=1 - self.diagonal)  # of the neighbours; targets themselves are 0 in it
+        return torch.where(self.targets, total * self.scale.to(values.dtype), values)
 
 
 class FillPlan:
@@ -36,25 +69,38 @@ class FillPlan:
         fillable: Bool ``(H, W)``, or None for all: positions that may be filled (not the zeros of an explicit pad).
         diagonal: Weight of the four diagonal neighbours relative to the four direct ones.
         epsilon: Added to the sum of weights by which a mean divides.
+        by_rows: Look up the positions of each ring, and touch no others: less work, but their number must be known to
+            Python. Otherwise go over the whole map for every ring, so that nobody waits for a device.
     """
 
-    def __init__(self, known: Tensor, fillable: Tensor | None, diagonal: float, epsilon: float = 0.0) -> None:
-        self._known = [known]  # before each ring
-        self._fillable = fillable
+    def __init__(
+        self,
+        known: Tensor,
+        fillable: Tensor | None,
+        diagonal: float,
+        epsilon: float = 0.0,
+        by_rows: bool = True,
+    ) -> None:
+        self._by_rows = by_rows
         self._diagonal = diagonal
         self._epsilon = epsilon
+        self._known = [known]  # before each ring
+        self._fillable = fillable
         self._rings: list[Ring] = []
-        self._complete = False
+        self._is_complete = False
 
     def rings(self, count: int) -> list[Ring]:
-        """The first `count` rings around the region; fewer where nothing is left to fill."""
-        while len(self._rings) < count and not self._complete:
-            ring, known = _plan_ring(self._known[-1], self._fillable, self._diagonal, self._epsilon)
+        """The first `count` rings around the region; fewer where nothing is left to fill, if that was looked at."""
+        while len(self._rings) < count and not self._is_complete:
+            known = self._known[-1]
+            pattern = _pattern(known)
+            new = (pattern > 0) & ~known if self._fillable is None else (pattern > 0) & ~known & self._fillable
+            ring = self._ring_of_rows(pattern, new) if self._by_rows else self._ring_of_map(pattern, new)
             if ring is None:
-                self._complete = True
+                self._is_complete = True
             else:
                 self._rings.append(ring)
-                self._known.append(known)
+                self._known.append(known | new)
         return self._rings[:count]
 
     def known_after(self, count: int) -> Tensor:
@@ -64,37 +110,58 @@ class FillPlan:
     def rings_to_cover(self, region: Tensor) -> int:
         """How many rings define every position of `region`, bool ``(N, H, W)``, that padding can reach at all."""
         count = 0
-        while bool((region & ~self.known_after(count)).any()) and len(self.rings(count + 1)) > count:
+        while bool((region & ~self.known_after(count)).any()):
+            if torch.equal(self.known_after(count), self.known_after(count + 1)):
+                break
             count += 1
         return count
 
+    def _ring_of_rows(self, pattern: Tensor, new: Tensor) -> Ring | None:
+        targets = new.reshape(-1).nonzero()[:, 0]
+        if not len(targets):
+            return None
+        patterns = _patterns(self._diagonal, self._epsilon, new.device)
+        of_target = pattern.reshape(-1)[targets].int()
+        width = int(patterns.count[of_target].max())
+        steps = patterns.steps[:, :width, 0] * new.shape[2] + patterns.steps[:, :width, 1]
+        sources = targets[:, None] + F.embedding(of_target, steps)
+        return RingOfRows(targets, sources, F.embedding(of_target, patterns.weights[:, :width]))
 
-def _plan_ring(known: Tensor, fillable: Tensor | None, diagonal: float, epsilon: float) -> tuple[Ring | None, Tensor]:
+    def _ring_of_map(self, pattern: Tensor, new: Tensor) -> Ring:
+        patterns = _patterns(self._diagonal, self._epsilon, new.device)
+        scale = torch.where(new, patterns.scale[pattern.long()], 0.0)
+        return RingOfMap(self._known[-1][:, None], new[:, None], scale[:, None], self._diagonal)
+
+
+def _pattern(known: Tensor) -> Tensor:
+    """Uint8 ``(N, H, W)``: which of the eight neighbours are known; bit i stands for ``_NEIGHBOURS[i]``."""
     _, h, w = known.shape
-    padded = F.pad(known, (1, 1, 1, 1))  # (N, H + 2, W + 2)
-    rows = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
-    near = rows[:, :, :-2] | rows[:, :, 1:-1] | rows[:, :, 2:]
-    new = near & ~known if fillable is None else near & ~known & fillable
-    targets = new.reshape(-1).nonzero()[:, 0]
-    if not len(targets):
-        return None, known
-    # The same positions in the padded map, which has two more columns a row and two more rows an image.
-    row = targets // w
-    corner = targets + 2 * row + (row // h) * (2 * (w + 2)) + (w + 3)
-    steps = torch.tensor([i * (w + 2) + j for i, j in _NEIGHBOURS], device=known.device)
-    is_source = padded.reshape(-1)[corner[:, None] + steps]  # (P, 8)
-    flat_steps = torch.tensor([i * w + j for i, j in _NEIGHBOURS], device=known.device)
-    weights = torch.tensor([1.0] * 4 + [diagonal] * 4, device=known.device) * is_source
-    weights = weights / (weights.sum(1, keepdim=True) + epsilon)
-    counts = is_source.sum(1)
-    kept = is_source.reshape(-1).nonzero()[:, 0]
-    ring = Ring(
-        targets=targets,
-        sources=(targets[:, None] + flat_steps).reshape(-1)[kept],
-        offsets=counts.cumsum(0) - counts,
-        weights=weights.reshape(-1)[kept],
-    )
-    return ring, known | new
+    padded = F.pad(known, (1, 1, 1, 1)).view(torch.uint8)  # (N, H + 2, W + 2)
+    pattern = torch.zeros_like(known, dtype=torch.uint8)
+    for bit, (i, j) in enumerate(_NEIGHBOURS):
+        pattern.add_(padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w], alpha=1 << bit)
+    return pattern
+
+
+class _Patterns:
+    """What to make of each of the 256 patterns."""
+
+    def __init__(self, diagonal: float, epsilon: float, device: torch.device) -> None:
+        known = torch.arange(256)[:, None] >> torch.arange(8) & 1  # (256, 8)
+        order = known.argsort(dim=1, descending=True, stable=True)  # those known first
+        weights = torch.tensor([1.0] * 4 + [diagonal] * 4) * known
+        total = (weights.sum(1) + epsilon).clamp(min=torch.finfo(weights.dtype).tiny)
+        self.scale = (1 / total).to(device)  # (256,)
+        self.count = known.sum(1).to(device)  # (256,)
+        self.weights = (weights / total[:, None]).gather(1, order).to(device)  # (256, 8)
+        order = torch.where(known.gather(1, order) > 0, order, order[:, :1])
+        self.steps = torch.tensor(_NEIGHBOURS)[order].to(device)  # (256, 8, 2): down, right
+
+
+@lru_cache(maxsize=8)
+def _patterns(diagonal: float, epsilon: float, device: torch.device) -> _Patterns:
+    with torch.inference_mode(False):  # what inference makes, autograd may not use later
+        return _Patterns(diagonal, epsilon, device)
 
 
 def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tensor:
@@ -110,20 +177,13 @@ def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tenso
         in_place: Write into `values` where its memory format allows it. Not for values that autograd has saved.
 
     Returns:
-        ``(N, C, H, W)`` in channels-last format; `values` itself if there was nothing to fill.
+        ``(N, C, H, W)``, in channels-last format if by rows; `values` itself if there was nothing to fill.
 
     References:
         Balasubramanian and Feizi, ICCV 2023, "neighbor padding". Theirs weights all eight neighbours alike, divides
         by their number plus 1e-5 (both are options) and lets no gradient through the filled positions; ours is the
         exact mean, and differentiable.
     """
-    rings = plan.rings(count)
-    if not rings:
-        return values
-    rows = as_rows(values)
-    for ring in rings:
-        means = F.embedding_bag(
-            ring.sources, rows, ring.offsets, mode="sum", per_sample_weights=ring.weights.to(rows.dtype)
-        )
-        rows = rows.index_copy_(0, ring.targets, means) if in_place else rows.index_copy(0, ring.targets, means)
-    return as_map(rows, values.shape)
+    for ring in plan.rings(count):
+        values = ring.fill(values, in_place=in_place)
+    return values

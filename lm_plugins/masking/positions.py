@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-__all__ = ["as_map", "as_rows", "filled", "sum_over"]
+__all__ = ["as_map", "as_rows", "filled", "is_everything", "sum_over"]
+
+
+def is_everything(region: Tensor) -> bool:
+    """Whether a region, bool ``(N, H, W)``, is the whole map."""
+    # As bytes, since torch's `all` of bools is many times slower.
+    return bool(region.view(torch.uint8).min())
 
 
 def as_rows(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 from lm_plugins.masking.compiled import check_autograd_function
@@ -223,6 +224,8 @@ def registered_functions(tokens: bool = False) -> Table:
 
 
 def _holds_tokens(value: Any) -> bool:
+    if isinstance(value, (Tensor, int, float)):
+        return False
     if isinstance(value, (list, tuple)):
         return any(_holds_tokens(one) for one in value)
     if isinstance(value, dict):
@@ -244,26 +247,30 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     Raises:
         UnsupportedOperatorError: The function has no rule.
     """
-    kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
-
-    def act() -> Any:
-        check_autograd_function(args)
-        refusal = None
-        rule, token_rule = rule_of(function), rule_of(function, tokens=True)
-        if rule is not None and not _holds_tokens((args, kwargs)):
-            try:
-                return rule(*args, **kwargs)
-            except UnsupportedOperatorError as error:
-                refusal = error
-        if token_rule is None or (refusal and token_rule is rule):
-            raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
-        try:
-            return token_rule(*_as_tokens(args), **_as_tokens(kwargs))
-        except UnsupportedOperatorError as error:
-            raise (refusal or error) from None
-
+    if kwargs:
+        kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
     observer = _observer.get()
-    return act() if observer is None else observer(function, args, kwargs, act)
+    if observer is None:
+        return _act(function, args, kwargs)
+    return observer(function, args, kwargs, lambda: _act(function, args, kwargs))
+
+
+def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    check_autograd_function(args)
+    refusal = None
+    rule = rule_of(function)
+    if rule is not None and not _holds_tokens(args) and not (kwargs and _holds_tokens(kwargs)):
+        try:
+            return rule(*args, **kwargs)
+        except UnsupportedOperatorError as error:
+            refusal = error
+    token_rule = rule_of(function, tokens=True)
+    if token_rule is None or (refusal and token_rule is rule):
+        raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
+    try:
+        return token_rule(*_as_tokens(args), **_as_tokens(kwargs))
+    except UnsupportedOperatorError as error:
+        raise (refusal or error) from None
 
 
 @contextmanager

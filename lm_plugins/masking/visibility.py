@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lm_plugins.masking.margins import Margin, MarginsOfRun
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.options import MaskingOptions
@@ -22,17 +23,31 @@ class Visibility:
             their values are unspecified.
         options: The semantics.
         is_image: Whether these are still pixels: nothing has looked through a window yet.
+        margins: The margins of this run of the model; None computes all.
+        margin: That of the convolution that computed more than what is visible, if it may be left out.
+        margin_width: How many rings of positions around `visible` are certainly in `computed`, as far as the map goes.
     """
 
     visible: Mask
     computed: Mask
     options: MaskingOptions
     is_image: bool = False
+    margins: MarginsOfRun | None = None
+    margin: Margin | None = None
+    margin_width: int = 0
 
     @property
     def settled(self) -> "Visibility":
         """The visible region alone, as at the end of a block."""
-        return replace(self, computed=self.visible)
+        return self._all_of(self.visible, self.is_image)
+
+    @property
+    def owns_margin(self) -> bool:
+        """Whether nothing but what is visible is computed: all other values are unspecified."""
+        return self.computed is self.visible or (self.margin is not None and self.margin.is_left_out)
+
+    def _all_of(self, visible: Mask, is_image: bool = False) -> "Visibility":
+        return Visibility(visible, visible, self.options, is_image, self.margins)
 
     @property
     def _known(self) -> Mask:
@@ -52,41 +67,61 @@ class Visibility:
 
     # ---- convolution -----------------------------------------------------------------------------------------------
 
-    def padding_for(self, window: Window) -> tuple[FillPlan, int]:
+    def margin_of(self, window: Window) -> Margin | None:
+        """The margin of a convolution of the map, if it can be left out; otherwise None."""
+        is_apart = self._rule == "coverage" and self.options.computed == "any" and window.kernel != (1, 1)
+        if self.margins is None or not is_apart or not window.keeps_grid or self.visible.inside is not None:
+            return None
+        return self.margins.next()
+
+    def padding_for(self, window: Window, margin: Margin | None = None) -> tuple[FillPlan, int]:
         """The neighbour padding before a convolution: its plan, and as many rings as outputs that count can see."""
-        plan = self._known.fill_plan(self.options.diagonal, self.options.padding_epsilon)
+        if window.kernel == (1, 1) and not self.options.pointwise_ring:
+            return self._plan_around(self.visible), 0
+        if self.margin is not None:
+            self.margin.look()
+        plan = self._plan_around(self._known)
         if window.kernel == (1, 1):
-            return plan, int(self.options.pointwise_ring)
+            return plan, 1
         if window.is_patch and window.padding[0] == window.padding[2] == 0:
             return plan, self._known.rings_in_patches(window, plan)
         # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one: under
         # the any-rule, past a border of the image, and where a stride would skip the last visible position.
+        if margin is not None and margin.is_left_out:
+            return plan, max(0, window.half_reach - self.margin_width)
         by_centre = self._rule == "coverage" and self.options.computed == "visible"
         if by_centre and window.keeps_grid and self._known.inside is None:
             return plan, window.half_reach
         return plan, window.reach
 
-    def after_convolution(self, window: Window) -> "Visibility":
+    def _plan_around(self, region: Mask) -> FillPlan:
+        return region.fill_plan(self.options.diagonal, self.options.padding_epsilon)
+
+    def after_convolution(self, window: Window, margin: Margin | None = None) -> "Visibility":
         """The regions after a convolution."""
         visible = self._seen_through(window)
+        if margin is not None:
+            width = self.margin_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
+            computed = margin.around(lambda: self.computed.any_in(window))
+            return Visibility(visible, computed, self.options, False, self.margins, margin, width)
         if self.options.computed == "any":
-            return Visibility(visible, self.computed.any_in(window), self.options)
+            if window.is_identity:
+                return replace(self, visible=visible, is_image=False)
+            return replace(self._all_of(visible), computed=self.computed.any_in(window))
         if self.options.pointwise_ring and window.is_identity:
             ring = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
-            return Visibility(visible, self.visible.any_in(ring), self.options)
-        return Visibility(visible, visible, self.options)
+            return replace(self._all_of(visible), computed=self.visible.any_in(ring))
+        return self._all_of(visible)
 
     # ---- pooling: counts the visible region ------------------------------------------------------------------------
 
     def after_pooling(self, window: Window) -> "Visibility":
         """The regions after a pooling layer."""
-        visible = self._seen_through(window)
-        return Visibility(visible, visible, self.options)
+        return self._all_of(self._seen_through(window))
 
     def after_adaptive_pooling(self, size: Pair) -> "Visibility":
         """The regions after adaptive pooling to `size`."""
-        visible = self.visible.any_in_adaptive(size)
-        return Visibility(visible, visible, self.options)
+        return self._all_of(self.visible.any_in_adaptive(size))
 
     # ---- merges: fall back to the visible region ---------------------------------------------------------------------
 
@@ -103,7 +138,7 @@ class Visibility:
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
         visible = self.visible.merged([other.visible for other in others], how)
         is_image = self.is_image and all(other.is_image for other in others)
-        return Visibility(visible, visible, self.options, is_image)
+        return self._all_of(visible, is_image)
 
     # ---- resizing --------------------------------------------------------------------------------------------------
 
@@ -112,18 +147,21 @@ class Visibility:
         coverage = None if self._rule == "any" else self.options.coverage
         visible = self.visible.resized(resizing, coverage)
         computed = self.computed.resized(resizing, None) if self.options.computed == "any" else visible
-        return replace(self, visible=visible, computed=computed)
+        return self._both(visible, computed)
 
     def enlarged(self, factor: int) -> "Visibility":
         """The regions after every position became a block of `factor` x `factor`."""
-        return replace(self, visible=self.visible.enlarged(factor), computed=self.computed.enlarged(factor))
+        return self._both(self.visible.enlarged(factor), self.computed.enlarged(factor))
+
+    def _both(self, visible: Mask, computed: Mask) -> "Visibility":
+        return replace(self._all_of(visible, self.is_image), computed=computed)
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 
     def cut(self, rows: slice, columns: slice) -> "Visibility":
         """The regions of a slice of the map."""
-        return replace(self, visible=self.visible.cut(rows, columns), computed=self.computed.cut(rows, columns))
+        return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""
-        return replace(self, visible=self.visible.padded(padding, mode), computed=self.computed.padded(padding, mode))
+        return self._both(self.visible.padded(padding, mode), self.computed.padded(padding, mode))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from lm_plugins.attribution import SISE, AdaSISE, SoftMasks, fused, otsu_threshold
-from lm_plugins.attribution.model_call import ModelCall
 from lm_plugins.audit import measured_cost
 from lm_plugins.errors import InputTypeError, OptionError, ProbabilityError, ShapeError, SkippedLayerWarning
 from lm_plugins.removal import Blur, Colour, LayerMasking, RandomColour
+from lm_plugins.removal.model_call import ModelCall
 from tests.references import explanation
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.padded_activation import PaddedActivation
 from lm_plugins.masking.registry import register_rule
 from lm_plugins.masking.rules.folding import FOLDED
 from lm_plugins.masking.window import Pair, Window
@@ -34,24 +35,27 @@ def conv2d(
         raise UnsupportedOperatorError(
             "torch.nn.functional.conv2d is masked for an image-like input (N, C, H, W) and ordinary weights only"
         )
+    if isinstance(input, PaddedActivation):
+        input, padding = input.left_to(padding) or (input, padding)
     kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
     strides, dilations = pair(stride), pair(dilation)
     size: Pair = (int(input.shape[2]), int(input.shape[3]))
     start, total = zip(*(_padding(padding, axis, kernel, dilations) for axis in range(2)), strict=True)
     output = [(size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)]
     window = Window.between(kernel, strides, (start[0], start[1]), dilations, size, (output[0], output[1]))
+    margin = input.visibility.margin_of(window)
     if input.dims == FOLDED:
-        n = input.visibility.computed.positions.shape[0]
+        n = input.visibility.visible.positions.shape[0]
         if groups % n:
             raise UnsupportedOperatorError(
                 f"torch.nn.functional.conv2d with groups={groups} would mix the {n} images that are folded into the channels"
             )
         images = MaskedActivation(input.values.reshape(n, -1, *size), input.visibility)
-        padded = images.padded_for(window).reshape(input.shape)
+        padded = images.padded_for(window, margin).reshape(input.shape)
     else:
-        padded = input.padded_for(window)
+        padded = input.padded_for(window, margin)
     values = F.conv2d(padded, weight, bias, stride, padding, dilation, groups)
-    return MaskedActivation(values, input.visibility.after_convolution(window), input.dims)
+    return MaskedActivation(values, input.visibility.after_convolution(window, margin), input.dims)
 
 
 def _padding(padding: int | str | tuple[int, int], axis: int, kernel: Pair, dilation: Pair) -> Pair:

@@ -26,7 +26,7 @@ def folded(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation | 
 
 def unfolded(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation | None:
     """The activation with its batch as the first dimension again, if that is what a view as `shape` does."""
-    n = input.visibility.computed.positions.shape[0]
+    n = input.visibility.visible.positions.shape[0]
     is_folded = input.dims in (FOLDED, ("B", "C", "H", "W")) or (n == 1 and input.dims == ("C", "N", "H", "W"))
     if not is_folded or 1 not in input.shape[:2] or list(shape) != [n, input.shape[:2].numel() // n, *input.shape[2:]]:
         return None

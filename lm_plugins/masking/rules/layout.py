@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.padded_activation import PaddedActivation
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.folding import folded, unfolded
 
@@ -277,5 +278,8 @@ def pad(input: MaskedActivation, pad: Sequence[int], mode: str = "constant", val
     if any(amounts["N"]) or (mode != "constant" and input.dims[-2:] != ("H", "W")):
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} by {tuple(pad)} with mode={mode!r}")
     spatial = (*amounts["W"], *amounts["H"])
+    is_zeros = mode == "constant" and not value and not any(pad[4:]) and min(spatial) >= 0
+    if is_zeros and any(spatial) and input.dims == NCHW:
+        return PaddedActivation(input, spatial)
     visibility = input.visibility.padded(spatial, mode) if any(spatial) else input.visibility
     return MaskedActivation(F.pad(input.values, tuple(pad), mode, value), visibility, input.dims)

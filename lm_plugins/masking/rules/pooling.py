@@ -10,7 +10,6 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.positions import filled
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.convolution import pair
 from lm_plugins.masking.window import Pair, Window
@@ -58,7 +57,7 @@ def _without_infinity(maxima: Tensor, anything: Mask) -> Tensor:
     """Maxima with 0 for those of nothing."""
     if anything.is_full:
         return maxima
-    return filled(maxima, anything.hidden_rows, 0.0, in_place=not torch.is_grad_enabled())
+    return anything.filled(maxima, 0.0, in_place=not torch.is_grad_enabled())
 
 
 @register_rule(*spellings("max_pool2d"))

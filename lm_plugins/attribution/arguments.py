@@ -1,53 +1,12 @@
-"""A model as the methods call it: with its further arguments, on plain or masked images."""
+"""What the methods are called with: images, and further arguments of the model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_plugins.errors import InputTypeError, ShapeError
 
-__all__ = ["ModelCall", "arguments_of", "checked_images"]
-
-
-class ModelCall(nn.Module):
-    """A model of an image and further arguments, as the model of an image that a removal needs.
-
-    Args:
-        forward_func: A model, or a function of images and further arguments.
-
-    Raises:
-        InputTypeError: `forward_func` cannot be called.
-    """
-
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
-        super().__init__()
-        if not callable(forward_func):
-            raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
-        self.forward_func = forward_func
-        self.training = getattr(forward_func, "training", False)
-        self.arguments: tuple[Any, ...] = ()
-
-    def forward(self, x: Tensor) -> Any:
-        """What the model returns for images ``(N, C, H, W)`` and the arguments at hand."""
-        return self.forward_func(x, *self.arguments)
-
-    @contextmanager
-    def given(self, arguments: tuple[Any, ...]) -> Iterator[None]:
-        """Further arguments for the calls within the block.
-
-        Args:
-            arguments: They follow the images.
-
-        Yields:
-            Nothing.
-        """
-        self.arguments = arguments
-        try:
-            yield
-        finally:
-            self.arguments = ()
+__all__ = ["arguments_of", "checked_images"]
 
 
 def arguments_of(additional_forward_args: Any, images: Tensor, rows: Tensor) -> tuple[Any, ...]:

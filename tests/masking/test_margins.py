@@ -1,0 +1,232 @@
+"""What nobody looks at is left out, and nothing that anybody sees changes by it."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import lm_plugins as lm
+from lm_plugins.masking import run_masked
+from lm_plugins.masking.margins import MarginLeftOutError, Margins
+from lm_plugins.masking.neighbour_padding import FillPlan
+from tests.masking import samples
+
+
+class Residual(nn.Module):
+    """Two convolutions and an addition: the margin of the first is looked at, that of the second is not."""
+
+    def __init__(self, channels=4, kernel=3):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+
+    def forward(self, x):
+        return x + self.second(self.first(x).relu())
+
+
+class Branching(nn.Module):
+    """Looks at the margin of its first convolution only when told to."""
+
+    def __init__(self, swallow=False):
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(a, 4, 3, padding=1) for a in (3, 4, 4))
+        self.is_long = False
+        self.swallow = swallow
+
+    def forward(self, x):
+        x = self.first(nn.functional.max_pool2d(self.stem(x), 2))
+        if self.is_long:
+            try:
+                x = self.second(x)
+            except Exception:
+                if not self.swallow:
+                    raise
+        return x.mean((2, 3))
+
+
+def residual_net():
+    torch.manual_seed(0)
+    blocks = [Residual(), nn.MaxPool2d(2), Residual(kernel=5)]
+    return (
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), *blocks, nn.AdaptiveAvgPool2d(1)).double().eval()
+    )
+
+
+def images(n=2, size=32):
+    torch.manual_seed(1)
+    visible = (torch.rand(n, size // 8, size // 8) < 0.5).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    visible[:, :3, :5] = True
+    return torch.rand(n, 3, size, size, dtype=torch.float64), visible
+
+
+@pytest.fixture
+def rings_filled(monkeypatch):
+    """The number of rings that each convolution padded, in order; cleared by the test."""
+    found = []
+    original = FillPlan.rings
+
+    def rings(self, count):
+        found.append(count)
+        return original(self, count)
+
+    monkeypatch.setattr(FillPlan, "rings", rings)
+    return found
+
+
+def test_a_later_run_leaves_out_what_the_first_did_not_look_at(rings_filled):
+    model, (x, visible) = residual_net(), images()
+    masked = lm.LayerMasked(model)
+    with torch.no_grad():
+        first = masked(x, visible)
+        all_margins = list(rings_filled)
+        rings_filled.clear()
+        later = masked(x, visible)
+    # Pixels; first and second convolution of a block with kernels of 3, then of 5.
+    assert all_margins == [2, 2, 2, 4, 4]
+    # The margin of a first convolution is as wide as half a kernel: the second one finds all that it needs in it.
+    assert rings_filled == [2, 2, 4]
+    torch.testing.assert_close(later, first, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_what_is_left_out_changes_nothing(with_gradients):
+    model, (x, visible) = residual_net(), images()
+    masked = lm.LayerMasked(model)
+    expected = run_masked(model, x, visible, lm.MaskingOptions())
+    with torch.set_grad_enabled(with_gradients):
+        for _ in range(3):
+            given = x.clone().requires_grad_(with_gradients)
+            torch.testing.assert_close(masked(given, visible), expected, rtol=1e-12, atol=1e-12)
+    if with_gradients:
+        masked(given, visible).sum().backward()
+        sparing, given.grad = given.grad, None
+        run_masked(model, given, visible, lm.MaskingOptions()).sum().backward()
+        torch.testing.assert_close(sparing, given.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_hidden_pixels_cannot_matter_in_a_sparing_run():
+    model, (x, visible) = residual_net(), images()
+    masked = lm.LayerMasked(model)
+    with torch.no_grad():
+        masked(x, visible)
+        expected = masked(x, visible)
+        for value in (1e30, torch.nan, torch.inf):
+            assert torch.equal(masked(x.masked_fill(~visible[:, None], value), visible), expected)
+
+
+def test_a_map_that_is_returned_has_its_margin():
+    torch.manual_seed(0)
+    model, (x, visible) = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Residual().first).double().eval(), images()
+    masked = lm.LayerMasked(model)
+    with torch.no_grad():
+        first = masked(x, visible)
+        assert torch.equal(masked(x, visible), first)
+    assert torch.equal(run_masked(model, x, visible, lm.MaskingOptions()), first)
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_a_branch_that_looks_at_what_was_left_out_is_noticed(swallow):
+    torch.manual_seed(0)
+    model, (x, visible) = Branching(swallow).double().eval(), images()
+    masked = lm.LayerMasked(model)
+    with torch.no_grad():
+        for is_long in (False, False, True, True, False):
+            model.is_long = is_long
+            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_error_of_the_model_is_its_own_and_not_tried_again():
+    calls = []
+
+    class Failing(nn.Module):
+        def forward(self, x):
+            calls.append(x)
+            if len(calls) > 1:
+                raise RuntimeError("on purpose")
+            return x.mean((2, 3))
+
+    masked, (x, visible) = lm.LayerMasked(Failing().eval()), images()
+    masked(x, visible)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        masked(x, visible)
+    assert len(calls) == 2
+
+
+def test_another_image_size_and_other_masks_share_what_was_learned():
+    model = residual_net()
+    masked = lm.LayerMasked(model)
+    with torch.no_grad():
+        masked(*images())
+        for n, size in ((1, 48), (3, 40), (2, 32)):
+            x, visible = images(n, size)
+            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_copies_and_pickles_keep_what_was_learned(rings_filled):
+    masked, (x, visible) = lm.LayerMasked(residual_net()), images()
+    with torch.no_grad():
+        expected = masked(x, visible)
+        for other in (copy.deepcopy(masked), pickle.loads(pickle.dumps(masked))):
+            rings_filled.clear()
+            torch.testing.assert_close(other(x, visible), expected, rtol=1e-12, atol=1e-12)
+            assert rings_filled == [2, 2, 4]
+
+
+def test_threads_share_one_masked_model():
+    model, (x, visible) = residual_net(), images()
+    masked, results = lm.LayerMasked(model), []
+    expected = run_masked(model, x, visible, lm.MaskingOptions())
+
+    def work():
+        with torch.no_grad():
+            results.extend(masked(x, visible) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 15
+    for result in results:
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_published_semantics_have_no_margin(rings_filled):
+    masked, (x, visible) = lm.LayerMasked(residual_net(), samples.PUBLISHED), images()
+    with torch.no_grad():
+        first = masked(x, visible)
+        before = list(rings_filled)
+        rings_filled.clear()
+        assert torch.equal(masked(x, visible), first)
+    assert rings_filled == before
+
+
+def test_a_region_reports_whoever_reads_it():
+    margins, seen = Margins(), []
+
+    def compute(run):
+        margin = run.next()
+        region = margin.around(lambda: seen.append("made") or samples.activation().visibility.visible)
+        return margin, region
+
+    margin, region = margins.run(compute)
+    assert not seen
+    assert not margin.is_left_out
+    assert region.size == (6, 7)
+    assert region.positions is region.positions
+    assert seen == ["made"]
+    # The look was noted, so that later runs compute this margin.
+    margin, _ = margins.run(compute)
+    assert not margin.is_left_out
+
+    unseen = Margins()
+    unseen.run(compute)
+    margin, region = unseen.run(compute)
+    assert margin.is_left_out
+    with pytest.raises(MarginLeftOutError):
+        _ = region.positions
