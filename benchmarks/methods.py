@@ -1,11 +1,11 @@
 """Explanation methods on the same images and model: faithfulness, localisation, forward passes and time.
 
 SISE, Ada-SISE, Integrated Grad-CAM and RISE beside Captum's Grad-CAM, Occlusion and Integrated Gradients, and Grad-CAM++
-and Score-CAM of pytorch-grad-cam. Writes a table (Markdown), JSON and a figure. What the JSON in --out already holds is
-not run again, so that images and methods can be added.
+and Score-CAM of pytorch-grad-cam. Writes a table (Markdown), JSON and a figure. What --out already holds is not
+run again, so that images, methods and shares can be added.
 
     python benchmarks/methods.py --images PHOTOS --model lite0 --out methods
-    python benchmarks/methods.py --images PHOTOS --methods grad-cam sise ada-sise --limit 40
+    python benchmarks/methods.py --images PHOTOS --methods grad-cam sise ada-sise --limit 40 --shares 0.15 0.3 0.5
 
 The class that the model predicts is explained. Boxes, where there are some, come as a CSV file with the columns file, x0,
 y0, x1, y1 in pixels of the image as the model gets it.
@@ -122,20 +122,32 @@ def tapped(model: nn.Module, module: nn.Module, number: int) -> Iterator[nn.Modu
             handle.remove()
 
 
-def measured(subject: Subject, x: Tensor, target: int, explain: Explain, region: Tensor | None, steps: int) -> Row:
-    """One method on one image."""
-    with measured_cost(subject.model) as cost:
-        attribution = explain(x, target).detach()
-    row: Row = {"passes": cost.images, "seconds": cost.seconds}
-    for name in ("grey", "layer_masking"):
-        forward = as_removal(name)(subject.model)
-        before, after = confidence_in_top(forward, x, attribution, target, share=0.15, output_is="logits")
-        row[f"drop, {name}"] = float(drop_in_confidence(before, after))
-        row[f"increase, {name}"] = float(increase_in_confidence(before, after))
+def measured(
+    subject: Subject,
+    x: Tensor,
+    target: int,
+    attribution: Tensor,
+    region: Tensor | None,
+    steps: int,
+    shares: list[float],
+    known: Row,
+) -> Row:
+    """What one map is worth; `known` holds what need not be measured again."""
+    row: Row = {}
+    for share in shares:
+        for name in ("grey", "layer_masking"):
+            about = f"{name}, {share:g}"
+            if f"drop, {about}" in known:
+                continue
+            forward = as_removal(name)(subject.model)
+            before, after = confidence_in_top(forward, x, attribution, target, share=share, output_is="logits")
+            row[f"drop, {about}"] = float(drop_in_confidence(before, after))
+            row[f"increase, {about}"] = float(increase_in_confidence(before, after))
     forward = as_removal("grey")(subject.model)
     for name, curve in (("deletion", deletion), ("insertion", insertion)):
-        row[name] = float(curve(forward, x, attribution, target, steps, output_is="logits", batch_size=8).auc)
-    if region is not None:
+        if name not in known:
+            row[name] = float(curve(forward, x, attribution, target, steps, output_is="logits", batch_size=8).auc)
+    if region is not None and "mIoU" not in known:
         row["energy pointing game"] = 100 * float(energy_pointing_game(attribution, region))
         row["mIoU"] = 100 * float(top_iou(attribution, region))
         row["bbox"] = 100 * float(bbox(attribution, region))
@@ -156,18 +168,26 @@ def boxes_from(file: Path | None, size: tuple[int, int]) -> dict[str, Tensor]:
 def table(rows: list[Row]) -> str:
     """A Markdown table: a line for each method, means over images."""
     kinds = [name for name in rows[0] if name not in ("image", "method")]
-    short = {"drop, grey": "drop % ↓", "increase, grey": "increase % ↑", "drop, layer_masking": "drop %, masked ↓",
-             "increase, layer_masking": "increase %, masked ↑", "deletion": "deletion ↓", "insertion": "insertion ↑",
-             "passes": "forward passes", "seconds": "seconds"}  # fmt: skip
-    lines = ["| method | images | " + " | ".join(short.get(name, name) for name in kinds) + " |"]
+    lines = ["| method | images | " + " | ".join(_heading(name) for name in kinds) + " |"]
     lines += ["|---|---|" + "---|" * len(kinds)]
     for method in dict.fromkeys(row["method"] for row in rows):
         part = [row for row in rows if row["method"] == method]
-        means = {name: float(np.mean([float(row[name]) for row in part])) for name in kinds}  # type: ignore[arg-type]
         digits = {"deletion": 3, "insertion": 3, "passes": 0}
-        cells = [f"{means[name]:.{digits.get(name, 1)}f}" for name in kinds]
+        cells = []
+        for name in kinds:
+            values = [float(row[name]) for row in part if name in row]  # type: ignore[arg-type]
+            mean = f"{np.mean(values):.{digits.get(name, 1)}f}" if values else ""
+            cells.append(mean if len(values) in (0, len(part)) else f"{mean} ({len(values)})")
         lines += [f"| {method} | {len(part)} | " + " | ".join(cells) + " |"]
     return "\n".join(lines) + "\n"
+
+
+def _heading(kind: str) -> str:
+    if kind.startswith(("drop", "increase")):
+        what, removal, share = kind.split(", ")
+        masked = ", masked" if removal == "layer_masking" else ""
+        return f"{what} %, {float(share):.0%}{masked} {'↓' if what == 'drop' else '↑'}"
+    return {"deletion": "deletion ↓", "insertion": "insertion ↑", "passes": "forward passes"}.get(kind, kind)
 
 
 def figure(subject: Subject, images: dict[str, Tensor], maps: dict[str, dict[str, Tensor]], file: Path) -> None:
@@ -207,12 +227,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="names of some methods only")
     parser.add_argument("--limit", type=int, help="use LIMIT images, evenly spread over the folder")
     parser.add_argument("--masks", type=int, default=1000, help="random masks of RISE")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0.15], help="of pixels visible for drop and increase"
+    )
     parser.add_argument("--steps", type=int, default=16, help="steps of insertion and deletion")
     parser.add_argument("--batch", type=int, default=8, help="images in one forward pass; 8 is fastest on most CPUs")
     parser.add_argument("--drawn", type=int, default=3, help="images in the figure")
     parser.add_argument("--out", type=Path, default=Path("methods"))
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "maps").mkdir(parents=True, exist_ok=True)
     store = options.out / "methods.json"
     rows: list[Row] = json.loads(store.read_text())["rows"] if store.exists() else []
 
@@ -231,6 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"unknown methods {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     boxes = boxes_from(options.boxes, (first.shape[2], first.shape[3]))
     maps: dict[str, dict[str, Tensor]] = {}
+    by_key = {(row["image"], row["method"]): row for row in rows}
     for i, (key, x) in enumerate(tqdm(images.items(), desc=subject.name)):
         with torch.no_grad():
             target = int(subject.model(x).argmax())
@@ -238,26 +262,24 @@ def main(arguments: list[str] | None = None) -> None:
         if boxes and region is None:
             continue
         for name in options.methods or known:
-            done = any(row["image"] == names[key] and row["method"] == name for row in rows)
-            keep: list[Tensor] = []
-
-            def explain(x: Tensor, target: int, name: str = name, keep: list[Tensor] = keep) -> Tensor:
-                keep.append(known[name](x, target).detach())
-                return keep[0]
-
-            if not done:
-                row = measured(subject, x, target, explain, region, options.steps)
-                rows.append({"image": names[key], "method": name, **row})
+            row, kept = by_key.get((names[key], name)), options.out / "maps" / f"{Path(names[key]).stem}-{name}.npy"
+            if row is None or not kept.exists():
+                with measured_cost(subject.model) as cost:
+                    attribution = known[name](x, target).detach()
+                np.save(kept, attribution.numpy().astype(np.float32))
+                row = {"image": names[key], "method": name, "passes": cost.images, "seconds": cost.seconds}
+                rows[:] = [one for one in rows if (one["image"], one["method"]) != (names[key], name)] + [row]
+            attribution = torch.from_numpy(np.load(kept))
+            row |= measured(subject, x, target, attribution, region, options.steps, options.shares, row)
             if i < options.drawn:
-                value = keep[0] if keep else torch.from_numpy(np.load(options.out / f"{key}-{name}.npy")).float()
-                np.save(options.out / f"{key}-{name}.npy", value.numpy().astype(np.float16))
-                maps.setdefault(key, {})[name] = _spread(value)
+                maps.setdefault(key, {})[name] = _spread(attribution)
         about = {"model": subject.name, "layers": layers, "masks of rise": options.masks, "steps": options.steps,
                  "torch": torch.__version__, "lm_plugins": lm.__version__, "machine": platform.machine()}  # fmt: skip
         store.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
     text = table(rows)
     (options.out / "methods.md").write_text(text)
-    figure(subject, images, maps, options.out / "methods.png")
+    if maps:
+        figure(subject, images, maps, options.out / "methods.png")
     print(f"\n{text}\ntable, JSON and figure are in {options.out}")
 
 

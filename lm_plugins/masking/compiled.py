@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -28,13 +28,17 @@ _stance = RLock()
 _QUANTIZED = ("torch.ao.nn.quantized.modules", "torch.ao.nn.intrinsic.quantized.modules")
 
 
-def check_python(model: nn.Module) -> None:
+def check_python(model: nn.Module, modules: Sequence[nn.Module]) -> None:
     """Check that every part of a model runs in Python and in floating point, so that rules see its operations.
+
+    Args:
+        model: The model.
+        modules: All of its modules.
 
     Raises:
         UnsupportedOperatorError: A part is compiled by TorchScript, exported, or quantized; it is named.
     """
-    for module in model.modules():
+    for module in modules:
         what = _opaque(module)
         if what is not None:
             name = next(name for name, one in model.named_modules() if one is module)
@@ -136,12 +140,11 @@ def explaining_compiled(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def running_eagerly(model: nn.Module) -> Iterator[None]:
-    """Let compiled parts of a model run as the Python code that they were compiled from, so that rules see it."""
+def running_eagerly(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let those of a model's modules that are compiled run as the Python code that they were compiled from."""
     # The compiler's own check of isinstance would import it.
     is_compiled = any(
-        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-        for module in model.modules()
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None for module in modules
     )
     if not is_compiled or not hasattr(torch.compiler, "set_stance"):  # torch 2.6
         yield

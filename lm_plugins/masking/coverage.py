@@ -108,7 +108,7 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         return result
 
     try:
-        with torch.no_grad(), running_eagerly(model), observing(record):
+        with torch.no_grad(), running_eagerly(list(model.modules())), observing(record):
             model(MaskedActivation(x, full))
     except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
         found.stopped = f"{type(error).__name__}: {error}"

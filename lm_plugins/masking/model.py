@@ -1,6 +1,7 @@
 """Any torch vision model, layer-masked."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -143,7 +144,7 @@ class LayerMasked(nn.Module):
             )
         """
         _check_images(x)
-        _check_mode(self.model)
+        _check_mode(self.model, list(self.model.modules()))
         return LayerMasked(prepared(self.model, x, dtype), self.options)
 
 
@@ -156,7 +157,7 @@ def _forward(
     visible = _unpainted(x) if visible is None else as_visible(visible, x)
     is_finite = _check_finite(x, visible)
     if is_everything(visible):
-        _check_mode(model)
+        _check_mode(model, list(model.modules()))
         with explaining_mismatch(model, x):
             return model(x)
     return run_masked(model, x, visible, options, margins, is_finite=is_finite)
@@ -188,8 +189,9 @@ def run_masked(
         TrainingModeError: The model or a part of it is in training mode.
         UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
     """
-    check_python(model)
-    _check_mode(model)
+    modules = list(model.modules())
+    check_python(model, modules)
+    _check_mode(model, modules)
     introduce_to_einops()
     region = Mask(visible)
     values = x if region.is_full else _without_hidden(x, visible, is_finite)
@@ -199,7 +201,7 @@ def run_masked(
         return _ordinary(model(MaskedActivation(values, visibility)))
 
     try:
-        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
+        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(modules):
             return run(None) if margins is None else margins.run(run)
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
@@ -306,8 +308,8 @@ def _check_finite(x: Tensor, visible: Tensor) -> bool:
     return False
 
 
-def _check_mode(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
+def _check_mode(model: nn.Module, modules: Sequence[nn.Module]) -> None:
+    if any(module.training for module in modules):
         training = [name or "the model itself" for name, module in model.named_modules() if module.training]
         raise TrainingModeError(
             f"layer masking needs a model in evaluation mode; in training mode: {', '.join(training[:3])}"

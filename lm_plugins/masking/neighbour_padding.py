@@ -121,8 +121,8 @@ class FillPlan:
         if not len(targets):
             return None
         patterns = _patterns(self._diagonal, self._epsilon, new.device)
-        of_target = pattern.reshape(-1)[targets].int()
-        width = int(patterns.count[of_target].max())
+        of_target = pattern.reshape(-1).index_select(0, targets).int()
+        width = int(patterns.count.index_select(0, of_target).max())
         steps = patterns.steps[:, :width, 0] * new.shape[2] + patterns.steps[:, :width, 1]
         sources = targets[:, None] + F.embedding(of_target, steps)
         return RingOfRows(targets, sources, F.embedding(of_target, patterns.weights[:, :width]))

@@ -7,16 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.registry import wait_for_next_call
 from lm_plugins.masking.window import Pair
 
 __all__ = ["PaddedActivation"]
 
 
 class PaddedActivation(MaskedActivation):
-    """A map padded with zeros as soon as anybody reads it.
+    """A map padded with zeros as soon as anybody reads it, or anything else is called.
 
-    Models with TensorFlow's "same" padding pad before every convolution. A convolution that pads by itself gives the same,
-    and spares a copy of the map.
+    Models with TensorFlow's "same" padding pad right before every convolution. A convolution that pads by itself gives the
+    same, and spares a copy of the map.
 
     Args:
         unpadded: The map, ``(N, C, H, W)``.
@@ -25,6 +26,7 @@ class PaddedActivation(MaskedActivation):
 
     def __init__(self, unpadded: MaskedActivation, padding: tuple[int, int, int, int]) -> None:
         # Neither values nor visibility are set here, so that reading them ends in __getattr__.
+        wait_for_next_call(self)
         self.dims = NCHW
         self._unpadded = unpadded
         self._padding = padding
@@ -52,20 +54,25 @@ class PaddedActivation(MaskedActivation):
         return self._unpadded.requires_grad
 
     def __getattr__(self, name: str) -> Any:
-        if name == "values":
+        if name not in ("values", "visibility"):
+            return super().__getattr__(name)
+        self.make()
+        return vars(self)[name]
+
+    def make(self) -> None:
+        """Write the zeros."""
+        if not self._is_made:
             self.values: Tensor = F.pad(self._unpadded.values, self._padding)
-            return self.values
-        if name == "visibility":
             self.visibility = self._unpadded.visibility.padded(self._padding, "constant")
-            return self.visibility
-        return super().__getattr__(name)
+
+    @property
+    def _is_made(self) -> bool:
+        return "values" in vars(self)
 
     def left_to(self, padding: Any) -> tuple[MaskedActivation, Pair] | None:
         """The map without its zeros, and how far a convolution that pads by `padding` must pad it; None if it cannot."""
-        if "values" in vars(self):  # somebody may have written into them
-            return None
         left, right, top, bottom = self._padding
-        if isinstance(padding, str) or left != right or top != bottom:
+        if self._is_made or isinstance(padding, str) or left != right or top != bottom:
             return None
         down, across = (padding, padding) if isinstance(padding, int) else (padding[0], padding[-1])
         return self._unpadded, (top + down, left + across)

@@ -1,13 +1,15 @@
 """The rule table: which torch function acts how on a `MaskedActivation`, or on `MaskedTokens`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 from lm_plugins.masking.compiled import check_autograd_function
@@ -28,6 +30,7 @@ __all__ = [
     "rule_of",
     "spellings",
     "unregister_rule",
+    "wait_for_next_call",
 ]
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
@@ -41,11 +44,15 @@ _RULES: Table = {}
 _TOKEN_RULES: Table = {}
 _overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overrides", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
+_waiting: ContextVar["ref[Any] | None"] = ContextVar("lm_plugins_waiting", default=None)
 _deferred: list[Callable[[], None]] = []
 _completing = RLock()  # what completes the table registers rules itself
 
 # torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
+
+# What most arguments are, and no activation is: told apart by one look-up.
+_PLAIN = frozenset({Tensor, Parameter, bool, int, float, str, type(None)})
 
 
 def register_rule(
@@ -223,14 +230,20 @@ def registered_functions(tokens: bool = False) -> Table:
     return dict(_TOKEN_RULES if tokens else _RULES)
 
 
-def _holds_tokens(value: Any) -> bool:
-    if isinstance(value, (Tensor, int, float)):
-        return False
-    if isinstance(value, (list, tuple)):
-        return any(_holds_tokens(one) for one in value)
-    if isinstance(value, dict):
-        return any(_holds_tokens(one) for one in value.values())
-    return getattr(type(value), "is_tokens", False)
+def _holds_tokens(values: Iterable[Any]) -> bool:
+    for one in values:
+        kind = type(one)
+        if kind in _PLAIN:
+            continue
+        if isinstance(one, (list, tuple)):
+            if _holds_tokens(one):
+                return True
+        elif isinstance(one, dict):
+            if _holds_tokens(one.values()):
+                return True
+        elif getattr(kind, "is_tokens", False):
+            return True
+    return False
 
 
 def _as_tokens(value: Any) -> Any:
@@ -247,6 +260,12 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     Raises:
         UnsupportedOperatorError: The function has no rule.
     """
+    waiting = _waiting.get()
+    if waiting is not None:
+        _waiting.set(None)
+        carrier = waiting()
+        if carrier is not None and not (args and args[0] is carrier):
+            carrier.make()
     if kwargs:
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
     observer = _observer.get()
@@ -255,11 +274,16 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return observer(function, args, kwargs, lambda: _act(function, args, kwargs))
 
 
+def wait_for_next_call(carrier: Any) -> None:
+    """Call ``carrier.make()`` before the next call, which may write into what it is made of, unless that is its own."""
+    _waiting.set(ref(carrier))
+
+
 def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     check_autograd_function(args)
     refusal = None
     rule = rule_of(function)
-    if rule is not None and not _holds_tokens(args) and not (kwargs and _holds_tokens(kwargs)):
+    if rule is not None and not _holds_tokens(args) and not (kwargs and _holds_tokens(kwargs.values())):
         try:
             return rule(*args, **kwargs)
         except UnsupportedOperatorError as error:

@@ -1,6 +1,7 @@
 """The geometry of a sliding window: what a convolution or a pooling layer looks at."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 __all__ = ["Pair", "Window"]
 
@@ -39,17 +40,17 @@ class Window:
         """The window that cuts a map into blocks of `size`."""
         return cls(size, size, (0, 0, 0, 0), (1, 1))
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether every output position looks at its own position only."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
 
-    @property
+    @cached_property
     def is_patch(self) -> bool:
         """Whether windows do not overlap, so that they cut the map into patches."""
         return self.kernel == self.stride and self.dilation == (1, 1) and self.kernel != (1, 1)
 
-    @property
+    @cached_property
     def keeps_grid(self) -> bool:
         """Whether output positions lie on the centres of the windows of the input positions of the same index."""
         if self.stride != (1, 1) or not all(k % 2 for k in self.kernel):
@@ -57,19 +58,19 @@ class Window:
         half_h, half_w = (k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))
         return self.padding == (half_w, half_w, half_h, half_h)
 
-    @property
+    @cached_property
     def is_oversized(self) -> bool:
         """Whether the centre of some window lies outside of the map."""
         half = [k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True)]
         left, right, top, bottom = self.padding
         return max(left, right) > half[1] or max(top, bottom) > half[0]
 
-    @property
+    @cached_property
     def reach(self) -> int:
         """Distance from one end of the window to the other, in positions: 0 for a 1x1 kernel."""
         return max((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
 
-    @property
+    @cached_property
     def half_reach(self) -> int:
         """Distance from the centre of the window to its far end."""
         return max(k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))

@@ -1,5 +1,6 @@
 import errno
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -68,17 +69,24 @@ def test_every_method_finds_the_half_that_matters(explain, tmp_path, method):
     assert attribution[:, 16:].mean() > abs(attribution[:, :16].mean()) + 0.01
 
 
-@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if not one.is_available()])
-def test_a_method_that_is_not_installed_says_what_to_install(explain, name):
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("occlusion", "captum", "captum"), ("lime", "lime", "lime"), ("partition", "shap", "shap")],
+)
+def test_a_method_that_is_not_installed_says_what_to_install(explain, monkeypatch, name, package, extra):
+    for module in [one for one in sys.modules if one.split(".")[:2] == ["lm_plugins", extra]]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in [one for one in sys.modules if one.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)  # as if it could not be found
+    monkeypatch.setitem(sys.modules, package, None)
+    assert not METHODS[name].is_available()
     code, _, err = explain("--method", name)
     assert code == ExitCode.MISSING_PACKAGE
-    assert "pip install 'lm_plugins[attribution]'" in err
+    assert f"pip install 'lm_plugins[{extra}]'" in err
 
 
 @pytest.mark.parametrize("name", ["rise", "sise", "adasise", "integrated-gradcam"])
 def test_methods_of_our_own(explain, tmp_path, name):
-    if not METHODS[name].is_available():
-        pytest.skip("lm_plugins.attribution is not installed")
     more = [] if name == "rise" else ["--layer", "0"]
     code, _, err = explain("--method", name, "--removal", "grey", *more)
     assert code == ExitCode.DONE, err

@@ -188,3 +188,76 @@ def test_padding_layers():
 def test_is_refused(view, text):
     with pytest.raises(lm.errors.UnsupportedOperatorError, match=text):
         view(samples.activation())
+
+
+# ---- zeros that are left to a convolution ------------------------------------------------------------------------------
+
+
+def was_made(padded):
+    return "values" in vars(padded)
+
+
+@pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("own", [0, 1, (1, 0)])
+def test_a_convolution_writes_the_zeros_of_a_pad_itself(options, stride, own):
+    given, weight = samples.activation(options=options), samples.values(3, 4, 3, 3)
+    padded = F.pad(given, (2, 2, 1, 1))
+    assert padded.shape == (2, 4, 8, 11)
+    assert (padded.dtype, padded.device, padded.requires_grad) == (given.dtype, given.device, False)
+    result = F.conv2d(padded, weight, stride=stride, padding=own)
+    assert not was_made(padded)
+    down, across = (own, own) if isinstance(own, int) else own
+    expected = F.conv2d(given, weight, stride=stride, padding=(1 + down, 2 + across))
+    samples.assert_same_activation(result, expected)
+    # By hand, as for anything else that reads the zeros.
+    again = F.pad(samples.activation(options=options), (2, 2, 1, 1))
+    assert again.values.shape == padded.shape
+    samples.assert_same_activation(F.conv2d(again, weight, stride=stride, padding=own), expected)
+
+
+@pytest.mark.parametrize(
+    ("pad", "convolution"),
+    [((0, 1, 0, 1), {}), ((1, 1, 2, 2), {"padding": "valid"}), ((1, 1, 1, 1), {"padding": "same"})],
+)
+def test_zeros_that_a_convolution_cannot_write_are_written(pad, convolution):
+    padded = F.pad(samples.activation(), pad)
+    F.conv2d(padded, samples.values(3, 4, 3, 3), **convolution)
+    assert was_made(padded)
+
+
+def test_zeros_are_written_for_whoever_reads_them():
+    given = samples.activation()
+    padded = F.pad(given, (1, 2, 1, 0))
+    assert torch.equal((padded * 2).values.nan_to_num(9.0), (F.pad(given.values, (1, 2, 1, 0)) * 2).nan_to_num(9.0))
+    assert padded.visibility.visible.inside is not None
+    # Once they may have been written to, they are no zeros any more.
+    padded = F.pad(given, (1, 1, 1, 1))
+    padded.values.fill_(1.0)
+    result = F.conv2d(padded, samples.values(3, 4, 3, 3))
+    expected = F.conv2d(torch.ones_like(padded.values), samples.values(3, 4, 3, 3))
+    torch.testing.assert_close(result.values, expected, rtol=0, atol=1e-6)  # weights of rings are float32
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_what_is_padded_may_be_overwritten_afterwards(alias):
+    given, weight = samples.full(samples.values()), samples.values(3, 4, 3, 3)
+    expected = F.conv2d(given.values, weight, padding=1)
+    with torch.inference_mode():
+        given = samples.full(samples.values())
+        padded = F.pad(given, (1, 1, 1, 1))
+        (given.permute(0, 2, 3, 1) if alias else given).mul_(0)
+        torch.testing.assert_close(F.conv2d(padded, weight).values, expected)
+
+
+def test_zeros_are_written_before_anything_else_is_called():
+    given = samples.activation()
+    F.pad(given, (1, 1, 1, 1))
+    padded = F.pad(given, (1, 1, 1, 1))
+    _ = given * 2
+    assert was_made(padded)
+
+
+@pytest.mark.parametrize("arguments", [((1, 1, 1, 1), "constant", 2.0), ((-1, 1, 0, 0),), ((1, 1, 1, 1), "replicate")])
+def test_other_pads_are_written_at_once(arguments):
+    assert was_made(F.pad(samples.activation(), *arguments))

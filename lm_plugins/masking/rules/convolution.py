@@ -1,5 +1,7 @@
 """Convolution: neighbour padding around the known region, then the convolution itself."""
 
+from functools import lru_cache
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,12 +39,9 @@ def conv2d(
         )
     if isinstance(input, PaddedActivation):
         input, padding = input.left_to(padding) or (input, padding)
-    kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
-    strides, dilations = pair(stride), pair(dilation)
     size: Pair = (int(input.shape[2]), int(input.shape[3]))
-    start, total = zip(*(_padding(padding, axis, kernel, dilations) for axis in range(2)), strict=True)
-    output = [(size[i] + total[i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(2)]
-    window = Window.between(kernel, strides, (start[0], start[1]), dilations, size, (output[0], output[1]))
+    kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
+    window = _window(kernel, pair(stride), padding if isinstance(padding, str) else pair(padding), pair(dilation), size)
     margin = input.visibility.margin_of(window)
     if input.dims == FOLDED:
         n = input.visibility.visible.positions.shape[0]
@@ -58,11 +57,18 @@ def conv2d(
     return MaskedActivation(values, input.visibility.after_convolution(window, margin), input.dims)
 
 
-def _padding(padding: int | str | tuple[int, int], axis: int, kernel: Pair, dilation: Pair) -> Pair:
+@lru_cache(maxsize=4096)
+def _window(kernel: Pair, stride: Pair, padding: str | Pair, dilation: Pair, size: Pair) -> Window:
+    start, total = zip(*(_padding(padding, axis, kernel, dilation) for axis in range(2)), strict=True)
+    output = [(size[i] + total[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i in range(2)]
+    return Window.between(kernel, stride, (start[0], start[1]), dilation, size, (output[0], output[1]))
+
+
+def _padding(padding: str | Pair, axis: int, kernel: Pair, dilation: Pair) -> Pair:
     """Positions padded in front, and in all, along an axis."""
     if padding == "valid":
         return 0, 0
     if isinstance(padding, str):  # "same", which torch splits with the odd position behind
         total = (kernel[axis] - 1) * dilation[axis]
         return total // 2, total
-    return pair(padding)[axis], 2 * pair(padding)[axis]
+    return padding[axis], 2 * padding[axis]
