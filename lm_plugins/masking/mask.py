@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Mask:
         self.positions = positions
         self.inside = inside
         self._origin = origin
-        self._within: Sequence[Mask] = ()  # regions that certainly hold this one
+        self._within: Sequence[ref[Mask]] = ()  # regions that certainly hold this one
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -86,15 +87,22 @@ class Mask:
 
     def covers(self, other: "Mask") -> bool:
         """Whether nothing that is in the other region is hidden here."""
-        is_known = other is self or any(one is self for one in other._within)
+        is_known = other is self or any(one() is self for one in other._within)
         return is_known or not bool((other.positions & self.hidden).any())
 
-    def fill_plan(self, diagonal: float, epsilon: float) -> FillPlan:
-        """The plan of neighbour padding around the region; the numbers as in `MaskingOptions`."""
-        return self._cached(
-            ("fill", diagonal, epsilon),
-            lambda: FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=self.is_on_host),
-        )
+    def fill_plan(self, diagonal: float, epsilon: float, keep: bool = True) -> FillPlan:
+        """The plan of neighbour padding around the region; the numbers as in `MaskingOptions`.
+
+        Args:
+            diagonal: Weight of the diagonal neighbours.
+            epsilon: Added to the sum of weights.
+            keep: Remember it, for the next layer.
+        """
+
+        def make() -> FillPlan:
+            return FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=self.is_on_host)
+
+        return self._cached(("fill", diagonal, epsilon), make) if keep else make()
 
     def filled(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
         """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""
@@ -178,7 +186,7 @@ class Mask:
             needed[:, : partly.shape[1], : partly.shape[2]] = partly[:, : self.size[0], : self.size[1]]
             return plan.rings_to_cover(needed if self.inside is None else needed & self.inside)
 
-        return self._cached(("rings in patches", window, id(plan)), make)
+        return self._cached(("rings in patches", window), make)
 
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
@@ -247,8 +255,10 @@ class Mask:
             if inside is not None:
                 positions = positions & inside
             merged = Mask(positions, inside)
-            merged._within = masks if how == "intersection" else ()
-            return merged, masks  # holding the operands keeps their ids theirs
+            if how == "intersection":
+                merged._within = [ref(mask) for mask in masks]
+            # Holding the other operands keeps their ids theirs; holding itself would keep everything for ever.
+            return merged, tuple(mask for mask in masks if mask is not self)
 
         return self._cached(key, make)[0]
 

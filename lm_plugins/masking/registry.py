@@ -295,6 +295,8 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         return token_rule(*_as_tokens(args), **_as_tokens(kwargs))
     except UnsupportedOperatorError as error:
         raise (refusal or error) from None
+    finally:
+        refusal = None  # it knows this frame: the two would keep each other, and the activation, until Python cleans up
 
 
 @contextmanager

@@ -95,10 +95,13 @@ class Visibility:
         return plan, window.reach
 
     def _plan_around(self, region: Mask) -> FillPlan:
-        return region.fill_plan(self.options.diagonal, self.options.padding_epsilon)
+        # One convolution looks at pixels, and their plan is the largest of all: it need not be kept.
+        return region.fill_plan(self.options.diagonal, self.options.padding_epsilon, keep=not self.is_image)
 
     def after_convolution(self, window: Window, margin: Margin | None = None) -> "Visibility":
         """The regions after a convolution."""
+        if window.is_identity and not self.is_image and not self.options.pointwise_ring:
+            return self
         visible = self._seen_through(window)
         if margin is not None:
             width = self.margin_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)

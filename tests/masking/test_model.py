@@ -1,11 +1,14 @@
 """`LayerMasked` around a model: what it takes, what it gives back, and that it leaves no trace."""
 
+import gc
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import lm_plugins as lm
-from lm_plugins.masking import as_visible, run_masked
+from lm_plugins.masking import MaskedActivation, as_visible, run_masked
 from tests.masking import samples
 
 
@@ -310,3 +313,36 @@ def test_a_model_used_twice_by_two_wrappers(model, x):
     first = one(x, VISIBLES)
     assert not torch.equal(other(x, VISIBLES), first)
     assert torch.equal(one(x, VISIBLES), first)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small", "convnext_tiny"])
+def test_a_run_leaves_nothing_for_the_garbage_collector(name):
+    """Masks and plans of a batch are freed with it, not whenever Python looks for cycles."""
+    model = torchvision.models.get_model(name, weights=None).eval()
+    masked, x, visible = lm.LayerMasked(model), torch.randn(1, 3, 64, 64), torch.rand(64, 64) < 0.5
+    with torch.inference_mode():
+        masked(x, visible)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            masked(x, visible)
+            gc.collect()
+            left = {type(one).__name__ for one in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left & {"Tensor", "Mask", "MaskedActivation", "FillPlan", "frame"}
+
+
+def test_a_rule_that_refuses_keeps_no_activation_alive():
+    model = torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Softmax(2)).eval()  # no map any more: tokens
+    before = {id(one) for one in gc.get_objects() if type(one) is MaskedActivation}
+    gc.disable()
+    try:
+        lm.LayerMasked(model)(torch.randn(1, 3, 8, 8), torch.rand(8, 8) < 0.5)
+        alive = [one for one in gc.get_objects() if type(one) is MaskedActivation and id(one) not in before]
+    finally:
+        gc.enable()
+    assert not alive
