@@ -96,8 +96,12 @@ def _explainers(rows: list[dict[str, Any]]) -> Iterator[Goal]:
             yield Goal(f"{name}: {road} / upstream with grey", "<=", 0.85, value)
     for name in SAMPLED:
         row = by_name.get(name)
-        value = None if row is None else row["overhead"]["ours"]["median"]
-        yield Goal(f"{name}: ms for each sample outside of the model", "<=", 0.1, value)
+        for road, what in (
+            ("ours", "masking a trivial one included"),
+            ("ours, nothing removed", "the explainer alone"),
+        ):
+            value = None if row is None else row["overhead"][road]["median"]
+            yield Goal(f"{name}: ms for each sample outside of the model, {what}", "<=", 0.1, value)
 
 
 def _memory(rows: list[dict[str, Any]]) -> Iterator[Goal]:

@@ -93,13 +93,13 @@ def _explainers(section: dict[str, Any]) -> str:
         rates = [spread(row["samples per second"][road], 1) for road in roads]
         against = [f"{row['against grey'][road]['median']:.2f}" for road in roads[:2]]
         speed.append([row["explainer"], str(row["samples"]), *rates, *against])
-        overhead.append([row["explainer"], *(spread(row["overhead"][road], 3) for road in roads)])
+        overhead.append([row["explainer"], *(spread(row["overhead"][road], 3) for road in explainers.OVERHEAD_ROADS)])
     over = [f"time of {road} / upstream, grey" for road in roads[:2]]
     return (
         f"{section['model']}, {section['features']} features, rounds: {section['rounds']}. Samples in a second:\n\n"
         + table(["explainer", "samples", *roads, *over], speed)
         + "\n\nMilliseconds for each sample outside of the model:\n\n"
-        + table(["explainer", *roads], overhead)
+        + table(["explainer", *explainers.OVERHEAD_ROADS], overhead)
     )
 
 
