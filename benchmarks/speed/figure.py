@@ -75,6 +75,7 @@ def _explainers(axis: Axes, section: dict[str, Any]) -> None:
     rates = {road: [row["samples per second"][road]["median"] for row in rows] for road in ROADS}
     _bars(axis, [row["explainer"] for row in rows], rates)
     axis.set(title=f"explainers, {section['model']}", ylabel="samples per second")
+    axis.set_ylim(top=1.35 * max(max(one) for one in rates.values()))  # room for the legend
 
 
 def _memory(axis: Axes, section: dict[str, Any]) -> None:
@@ -84,6 +85,7 @@ def _memory(axis: Axes, section: dict[str, Any]) -> None:
     axis.axhline(1, color="black", lw=0.8)
     axis.axhline(1.2, color="black", lw=0.8, ls=":")
     axis.set(title=f"memory of a forward pass, batch {section.get('batch')}", ylabel="peak / plain channels-last")
+    axis.set_ylim(top=1.25 * max(1.2, *(max(one) for one in ratios.values())))
 
 
 def _growth(axis: Axes, section: dict[str, Any]) -> None:
