@@ -167,7 +167,7 @@ def boxes_from(file: Path | None, size: tuple[int, int]) -> dict[str, Tensor]:
 
 def table(rows: list[Row]) -> str:
     """A Markdown table: a line for each method, means over images."""
-    kinds = [name for name in rows[0] if name not in ("image", "method")]
+    kinds = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("image", "method")]
     lines = ["| method | images | " + " | ".join(_heading(name) for name in kinds) + " |"]
     lines += ["|---|---|" + "---|" * len(kinds)]
     for method in dict.fromkeys(row["method"] for row in rows):

@@ -148,9 +148,7 @@ class LayerMasked(nn.Module):
         return LayerMasked(prepared(self.model, x, dtype), self.options)
 
 
-def _forward(
-    model: nn.Module, options: MaskingOptions, x: Tensor, visible: Tensor | None, margins: Margins | None
-) -> Any:
+def _forward(model: nn.Module, options: MaskingOptions, x: Tensor, visible: Tensor | None, margins: Margins) -> Any:
     check_not_traced()
     _check_images(x)
     check_data(model, x, visible)
@@ -194,9 +192,10 @@ def run_masked(
     _check_mode(model, modules)
     introduce_to_einops()
     region = Mask(visible)
-    values = x if region.is_full else _without_hidden(x, visible, is_finite)
 
     def run(of_run: MarginsOfRun | None) -> Any:
+        # Made for every run: a model may write into its images.
+        values = x if region.is_full else _without_hidden(x, visible, is_finite)
         visibility = Visibility(region, region, options, is_image=True, margins=of_run)
         return _ordinary(model(MaskedActivation(values, visibility)))
 

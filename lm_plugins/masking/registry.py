@@ -262,10 +262,11 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """
     waiting = _waiting.get()
     if waiting is not None:
-        _waiting.set(None)
         carrier = waiting()
-        if carrier is not None and not (args and args[0] is carrier):
-            carrier.make()
+        if carrier is None or not args or args[0] is not carrier:
+            _waiting.set(None)
+            if carrier is not None:
+                carrier.make()
     if kwargs:
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
     observer = _observer.get()
@@ -275,7 +276,7 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 def wait_for_next_call(carrier: Any) -> None:
-    """Call ``carrier.make()`` before the next call, which may write into what it is made of, unless that is its own."""
+    """Call ``carrier.make()`` before the next call that is not its own: that may write into what it is made of."""
     _waiting.set(ref(carrier))
 
 

@@ -139,6 +139,22 @@ def test_a_branch_that_looks_at_what_was_left_out_is_noticed(swallow):
             torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_run_that_is_made_again_starts_from_the_same_pixels():
+    class InPlace(Branching):
+        def forward(self, x):
+            return super().forward(x.mul_(2).sub_(1))  # as a model that normalises its input itself
+
+    torch.manual_seed(0)
+    model, (x, visible) = InPlace().double().eval(), images()
+    masked, before = lm.LayerMasked(model), x.clone()
+    with torch.no_grad():
+        for is_long in (False, True):
+            model.is_long = is_long
+            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(x, before)
+
+
 def test_an_error_of_the_model_is_its_own_and_not_tried_again():
     calls = []
 

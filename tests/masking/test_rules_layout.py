@@ -239,13 +239,22 @@ def test_zeros_are_written_for_whoever_reads_them():
     torch.testing.assert_close(result.values, expected, rtol=0, atol=1e-6)  # weights of rings are float32
 
 
+def size_without_values(padded):
+    """As a rule may answer that needs no values."""
+    with lm.override_rule(torch.Tensor.size, lambda input: input.shape):
+        assert padded.size() == (2, 4, 8, 9)
+    assert not was_made(padded)
+
+
+@pytest.mark.parametrize("ask", [size_without_values, lambda padded: padded.shape, lambda padded: None])
 @pytest.mark.parametrize("alias", [False, True])
-def test_what_is_padded_may_be_overwritten_afterwards(alias):
+def test_what_is_padded_may_be_overwritten_afterwards(alias, ask):
     given, weight = samples.full(samples.values()), samples.values(3, 4, 3, 3)
     expected = F.conv2d(given.values, weight, padding=1)
     with torch.inference_mode():
         given = samples.full(samples.values())
         padded = F.pad(given, (1, 1, 1, 1))
+        ask(padded)
         (given.permute(0, 2, 3, 1) if alias else given).mul_(0)
         torch.testing.assert_close(F.conv2d(padded, weight).values, expected)
 
