@@ -22,6 +22,7 @@ __all__ = [
     "SkippedLayerWarning",
     "TrainingModeError",
     "UnsupportedOperatorError",
+    "VerificationError",
 ]
 
 
@@ -75,6 +76,10 @@ class DuplicateRuleError(LMPluginsError, ValueError):
 
 class UnsupportedOperatorError(LMPluginsError, NotImplementedError):
     """A model calls a torch function that has no masking rule, or one in a way its rule does not cover."""
+
+
+class VerificationError(LMPluginsError, RuntimeError):
+    """With everything visible, layer masking gives another answer than the model; the message says where they part."""
 
 
 class ConformanceError(LMPluginsError, AssertionError):

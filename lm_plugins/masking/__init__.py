@@ -7,12 +7,12 @@ from lm_plugins.masking.model import MASKED, LayerMasked, as_visible, run_masked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
 from lm_plugins.masking.registry import (
-    observing,
     override_rule,
     register_rule,
     registered_functions,
     unregister_rule,
 )
+from lm_plugins.masking.run import Run, observing
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
@@ -25,6 +25,7 @@ __all__ = [
     "MaskedActivation",
     "MaskedTokens",
     "MaskingOptions",
+    "Run",
     "Visibility",
     "Window",
     "as_visible",

@@ -1,22 +1,23 @@
 """An activation of which a part is hidden: the carrier that travels through an unmodified model."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.margins import Margin
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
+from lm_plugins.masking.places import Places
 from lm_plugins.masking.visibility import Visibility
-from lm_plugins.masking.window import Window
+from lm_plugins.masking.window import Pair, Window
 
 if TYPE_CHECKING:
     from lm_plugins.masking.tokens import MaskedTokens
 
-__all__ = ["NCHW", "MaskedActivation"]
+__all__ = ["NCHW", "MaskedActivation", "PaddedActivation"]
 
 #: The meaning of each dimension: batch, channels, height, width. Everything that is no position is a "C".
 NCHW = ("N", "C", "H", "W")
@@ -34,10 +35,21 @@ class MaskedActivation(Carrier):
             Where a view has folded the batch into the channels, ``"B"`` stands in place of ``"N"``.
     """
 
-    def __init__(self, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> None:
+    visibility: Visibility
+    dims: tuple[str, ...]
+
+    def __new__(cls, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> "MaskedActivation":
+        """A carrier of the shape of `values`."""
+        self: MaskedActivation = Carrier._made(cls, values, values.shape, visibility.run)
         self.values = values
         self.visibility = visibility
         self.dims = dims
+        return self
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of the values."""
+        return self.values.shape
 
     # ---- for rules -------------------------------------------------------------------------------------------------
 
@@ -55,9 +67,34 @@ class MaskedActivation(Carrier):
         """The same regions and dimensions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
 
+    def regions(self) -> Visibility:
+        """Its visibility."""
+        return self.visibility
+
+    def take_over(self, other: "MaskedActivation") -> None:
+        """Become another, as a function that works in place asks for."""
+        self.values, self.visibility, self.dims = other.values, other.visibility, other.dims
+
+    def take_back(self, tokens: "MaskedTokens") -> None:
+        """Become what a function that works in place has made of ``as_tokens()``.
+
+        Raises:
+            UnsupportedOperatorError: It has moved positions, or changed which of them are hidden.
+        """
+        settled = self.visibility.settled
+        if tokens.places != (Places.of_map(settled, self.dims, self.shape),):
+            raise UnsupportedOperatorError(f"a function that works in place would move positions of {self!r}")
+        self.values = tokens.values
+        if not self.visibility.is_tight:
+            self.visibility = settled
+
     def dim_of(self, letter: str) -> int:
         """The index of the batch dimension or of a spatial one."""
         return self.dims.index(letter)
+
+    def is_channels(self, dim: int) -> bool:
+        """Whether a dimension holds no positions, and no images."""
+        return self.dims[dim] == "C"
 
     def spread(self, region: Tensor) -> Tensor:
         """Reshape an ``(N, H, W)`` or ``(N, 1, H, W)`` tensor so that it broadcasts to the values."""
@@ -72,25 +109,26 @@ class MaskedActivation(Carrier):
         return self.spread((region or self.visibility.computed).hidden)
 
     def with_hidden(self, value: float, region: Mask | None = None) -> Tensor:
-        """The values with `value` at the positions hidden under `region`; themselves if nothing is hidden."""
-        computed = self.visibility.computed
-        region = region or computed
+        """The values with `value` at the positions hidden under `region`; themselves if nothing is hidden.
+
+        By default, under the computed one.
+        """
+        # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
+        is_unspecified = region is None or (region is self.visibility.visible and self.visibility.is_tight)
+        region = region or self.visibility.computed
         if region.is_full:
             return self.values
         if self.dims != NCHW:
             return self.values.masked_fill(self.is_hidden(region), value)
-        # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
-        is_unspecified = region is computed or (region is self.visibility.visible and self.visibility.owns_margin)
-        in_place = is_unspecified and not torch.is_grad_enabled()
-        return region.filled(self.values, value, in_place=in_place)
+        return region.filled(self.values, value, in_place=is_unspecified and not torch.is_grad_enabled())
 
     def visible_sum(self) -> Tensor:
         """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
         return self.visibility.visible.sum_of(self.values)
 
-    def padded_for(self, window: Window, margin: Margin | None = None) -> Tensor:
-        """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`, and this margin."""
-        plan, rings = self.visibility.padding_for(window, margin)
+    def padded_for(self, window: Window, halo: int | None = None) -> Tensor:
+        """The values, ``(N, C, H, W)``, after neighbour padding for a convolution with `window`, and a halo if it has one."""
+        plan, rings = self.visibility.padding_for(window, halo)
         if rings == 0:
             return self.values
         # Autograd may have saved the values for another branch; without it, hidden positions are ours to write.
@@ -102,8 +140,10 @@ class MaskedActivation(Carrier):
         Zero stands for whatever padding cannot reach (an image of which nothing is visible), and for everything that
         is missing under ``MaskingOptions.missing="zero"``.
         """
-        computed, visible = self.visibility.computed, self.visibility.visible
-        if region is computed or visible.covers(region) or computed.covers(region):
+        if self.visibility.visible.covers(region):
+            return self.values
+        computed = self.visibility.computed
+        if computed.covers(region):
             return self.values
         values, known = self.values, computed.positions
         if self.visibility.options.missing == "neighbours" and self.dims == NCHW:
@@ -113,6 +153,96 @@ class MaskedActivation(Carrier):
             values, known = fill(values, plan, count, in_place=False), plan.known_after(count)
         return values.masked_fill(self.spread(region.positions & ~known), 0.0)
 
+    def ordinary(self) -> Tensor:
+        """The values as an ordinary tensor, 0 where they are not visible."""
+        visible = self.visibility.visible
+        return self.values if visible.is_full else self.values.masked_fill(self.spread(visible.hidden), 0.0)
+
     def __repr__(self) -> str:
         shape = ", ".join(f"{letter}={size}" for letter, size in zip(self.dims, self.shape, strict=True))
         return f"MaskedActivation({shape}, dtype={self.dtype})"
+
+
+class PaddedActivation(MaskedActivation):
+    """A map padded with zeros as soon as anybody reads it, or anything else is called.
+
+    Models with TensorFlow's "same" padding pad right before every convolution. A convolution that pads by itself gives the
+    same, and spares a copy of the map.
+
+    Args:
+        unpadded: The map, ``(N, C, H, W)``.
+        padding: Zeros at the left, right, top and bottom; none negative.
+    """
+
+    _made: tuple[Tensor, Visibility]
+
+    def __new__(cls, unpadded: MaskedActivation, padding: tuple[int, int, int, int]) -> "PaddedActivation":
+        """A carrier of the padded shape."""
+        n, c, h, w = unpadded.shape
+        left, right, top, bottom = padding
+        shape = torch.Size((n, c, h + top + bottom, w + left + right))
+        self: PaddedActivation = Carrier._made(cls, unpadded.values, shape, unpadded.run)
+        self.dims = NCHW
+        self._shape = shape
+        self._unpadded = unpadded
+        self._padding = padding
+        self.run.defer(self)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of the values, without making them."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """Dtype of the values."""
+        return self._unpadded.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Device of the values."""
+        return self._unpadded.device
+
+    @property
+    def requires_grad(self) -> bool:  # type: ignore[override]
+        """Whether autograd follows the values."""
+        return self._unpadded.requires_grad
+
+    @property
+    def values(self) -> Tensor:  # type: ignore[override]
+        """The padded values."""
+        self.make()
+        return self._made[0]
+
+    @values.setter
+    def values(self, values: Tensor) -> None:
+        self._made = values, self.visibility
+
+    @property
+    def visibility(self) -> Visibility:  # type: ignore[override]
+        """The regions of the padded map."""
+        self.make()
+        return self._made[1]
+
+    @visibility.setter
+    def visibility(self, visibility: Visibility) -> None:
+        self._made = self.values, visibility
+
+    def make(self) -> None:
+        """Write the zeros."""
+        if not self._is_made:
+            visibility = self._unpadded.visibility.padded(self._padding, "constant")
+            self._made = F.pad(self._unpadded.values, self._padding), visibility
+
+    @property
+    def _is_made(self) -> bool:
+        return "_made" in vars(self)
+
+    def left_to(self, padding: Any) -> tuple[MaskedActivation, Pair] | None:
+        """The map without its zeros, and how far a convolution that pads by `padding` must pad it; None if it cannot."""
+        left, right, top, bottom = self._padding
+        if self._is_made or isinstance(padding, str) or left != right or top != bottom:
+            return None
+        down, across = (padding, padding) if isinstance(padding, int) else (padding[0], padding[-1])
+        return self._unpadded, (top + down, left + across)

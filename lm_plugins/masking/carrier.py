@@ -1,79 +1,125 @@
-"""What all carriers have in common: they answer like a tensor, and hand torch functions to the rule table."""
+"""What all carriers have in common: they are tensors without storage, whose every use is handed to the rule table."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.compiled import BELOW
 from lm_plugins.masking.registry import call_rule
+from lm_plugins.masking.run import Run
 
 __all__ = ["Carrier"]
 
 
-class Carrier:
+class Carrier(Tensor):
     """Values of which a part is hidden, on their way through a model.
 
-    It is not a tensor. Torch functions, methods and operators that a model calls on it are handed to the rule table
-    through ``__torch_function__``; one without a rule is an error, so nothing ever computes on hidden values unseen.
+    It is a ``torch.Tensor``, since models ask whether they have one and do something else if not. It has no storage: every
+    torch function, method, property and operator is handed to the rule table; one without a rule is an error, and so is
+    code that computes below torch's functions. So nothing ever computes on hidden values unseen.
+
+    Once the model has returned, it reads like the ordinary tensor of the values, with 0 where they are not visible.
     """
 
-    values: Tensor
     #: Whether positions are tokens in any layout, rather than a map of batch, height and width.
     is_tokens = False
+
+    run: Run
+    values: Tensor
+    _memory: "list[ref[Carrier]] | None"
+
+    @staticmethod
+    def _made(kind: type["Carrier"], values: Tensor, shape: torch.Size, run: Run) -> Any:
+        self = Tensor._make_wrapper_subclass(kind, shape, dtype=values.dtype, device=values.device)  # type: ignore[attr-defined]
+        self.run = run
+        self._memory = None
+        return self
+
+    # ---- for rules, and for the registry -----------------------------------------------------------------------------------
 
     def as_tokens(self) -> "Carrier":
         """The same values with their positions as tokens."""
         raise NotImplementedError
 
-    # ---- what models ask a tensor --------------------------------------------------------------------------------------
+    def regions(self) -> Any:
+        """What says where the values are visible; another object after every change."""
+        raise NotImplementedError
+
+    def ordinary(self) -> Tensor:
+        """The values as an ordinary tensor, 0 where they are not visible."""
+        raise NotImplementedError
+
+    # ---- memory ------------------------------------------------------------------------------------------------------------
+
+    def share_memory_with(self, views: Any) -> None:
+        """Note that some carriers are views of this one: what is written into one of them, all have to see."""
+        for one in views if isinstance(views, (list, tuple)) else (views,):
+            if isinstance(one, Carrier) and one is not self:
+                if self._memory is None:
+                    self._memory = [ref(self)]
+                self._memory.append(ref(one))
+                one._memory = self._memory
+
+    def check_views(self, name: str, before: Any) -> None:
+        """Check after a write that it has reached every carrier that shares its memory in the model.
+
+        Args:
+            name: Of the function that wrote.
+            before: Its `regions` before that.
+
+        Raises:
+            UnsupportedOperatorError: It has not: another view of the values would still hold the old ones.
+        """
+        if self._memory is None:
+            return
+        views = [one for one in (known() for known in self._memory) if one is not None and one is not self]
+        moved = self.regions() is not before
+        if any(moved or not _share_storage(one.values, self.values) for one in views):
+            raise UnsupportedOperatorError(
+                f"{name} writes into {self!r}, of which the model holds another view that would not see it. Write into a "
+                "copy instead: x.clone(), or the function that does not work in place"
+            )
+
+    # ---- what models ask a tensor: without a look into the rule table, since they ask often -------------------------------------
 
     @property
-    def shape(self) -> torch.Size:
-        """Shape of the values."""
-        return self.values.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions of the values."""
-        return self.values.ndim
-
-    @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         """Dtype of the values."""
         return self.values.dtype
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         """Device of the values."""
         return self.values.device
 
     @property
-    def requires_grad(self) -> bool:
+    def ndim(self) -> int:  # type: ignore[override]
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def requires_grad(self) -> bool:  # type: ignore[override]
         """Whether autograd follows the values."""
         return self.values.requires_grad
 
-    @property
-    def is_cuda(self) -> bool:
-        """Whether the values are on a CUDA device."""
-        return self.values.is_cuda
-
-    @property
-    def is_nested(self) -> bool:
-        """Never: a carrier stands for one strided tensor."""
-        return False
-
-    @property
-    def mT(self) -> Any:  # noqa: N802  torch calls it so
-        """The values with their last two dimensions swapped."""
-        return call_rule(torch.Tensor.transpose, (self, -2, -1), {})
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.values.requires_grad = value
 
     def __len__(self) -> int:
-        return len(self.values)
+        return int(self.shape[0])
 
-    # ---- to the rule table -----------------------------------------------------------------------------------------------
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *vars(self)})
+
+    # ---- to the rule table -------------------------------------------------------------------------------------------------
 
     @classmethod
     def __torch_function__(
@@ -81,39 +127,15 @@ class Carrier:
     ) -> Any:
         return call_rule(function, args, kwargs or {})
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(torch.Tensor, name):
-            raise AttributeError(f"a masked activation has no attribute {name!r}")
-        method = getattr(torch.Tensor, name)
-        if callable(method):
-            return partial(_call_method, method, self)
-        raise UnsupportedOperatorError(f"no masking rule for torch.Tensor.{name}")
-
-    def __iter__(self) -> Any:
-        raise UnsupportedOperatorError("no masking rule for iterating over an activation")
-
-    def __bool__(self) -> bool:
-        raise UnsupportedOperatorError("no masking rule for torch.Tensor.__bool__")
+    @classmethod
+    def __torch_dispatch__(
+        cls, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        raise UnsupportedOperatorError(
+            f"{operator} was called {BELOW}, where masks cannot follow: by compiled code, by a C++ extension, or by a torch "
+            "function that computes in C++"
+        )
 
 
-def _call_method(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return call_rule(method, args, kwargs)
-
-
-def _forward_operator(name: str) -> Callable[..., Any]:
-    method = getattr(torch.Tensor, name)
-
-    def operator(*args: Any) -> Any:
-        return call_rule(method, args, {})
-
-    operator.__name__ = name
-    return operator
-
-
-# Python looks operators up on the class, never through __getattr__.
-for _name in (
-    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
-    "__itruediv__ __pow__ __rpow__ __ipow__ __neg__ __abs__ __matmul__ __rmatmul__ __floordiv__ __mod__ __getitem__ "
-    "__setitem__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __invert__"
-).split():
-    setattr(Carrier, _name, _forward_operator(_name))
+def _share_storage(one: Tensor, other: Tensor) -> bool:
+    return one is other or one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

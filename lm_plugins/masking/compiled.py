@@ -2,18 +2,19 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd.function import Function
 
 from lm_plugins.errors import UnsupportedOperatorError
 
 __all__ = [
+    "BELOW",
     "check_autograd_function",
     "check_not_traced",
     "check_python",
@@ -22,26 +23,27 @@ __all__ = [
     "uncompiled",
 ]
 
+#: In every error about code that computes below torch's functions, by which such errors are known.
+BELOW = "below torch's functions"
+
 # The stance of the compiler is one for the whole program: those who change it take turns.
 _stance = RLock()
 
 _QUANTIZED = ("torch.ao.nn.quantized.modules", "torch.ao.nn.intrinsic.quantized.modules")
 
 
-def check_python(model: nn.Module, modules: Sequence[nn.Module]) -> None:
+def check_python(model: nn.Module) -> None:
     """Check that every part of a model runs in Python and in floating point, so that rules see its operations.
 
     Args:
         model: The model.
-        modules: All of its modules.
 
     Raises:
         UnsupportedOperatorError: A part is compiled by TorchScript, exported, or quantized; it is named.
     """
-    for module in modules:
+    for name, module in model.named_modules():
         what = _opaque(module)
         if what is not None:
-            name = next(name for name, one in model.named_modules() if one is module)
             where = f"{name!r} ({type(module).__name__})" if name else f"the model itself ({type(module).__name__})"
             raise UnsupportedOperatorError(f"{where} {what}")
 
@@ -93,9 +95,7 @@ def check_autograd_function(args: tuple[Any, ...]) -> None:
     Raises:
         UnsupportedOperatorError: It was; the function is named.
     """
-    if torch.is_grad_enabled() or not args or isinstance(args[0], Tensor):
-        return
-    if not getattr(args[0], "requires_grad", False):
+    if torch.is_grad_enabled() or not args or not hasattr(type(args[0]), "is_tokens") or not args[0].requires_grad:
         return
     frame = sys._getframe(1)
     while frame is not None:
@@ -115,15 +115,18 @@ def check_autograd_function(args: tuple[Any, ...]) -> None:
 
 @contextmanager
 def explaining_compiled(model: nn.Module) -> Iterator[None]:
-    """Turn the error of compiled code that was handed an activation into one that names the module that did it.
+    """Turn the error of code below torch's functions that was handed an activation into one that names the module.
 
     Raises:
-        UnsupportedOperatorError: A function compiled by TorchScript or written in C++ refused an activation.
+        UnsupportedOperatorError: Something compiled by TorchScript or written in C++ computed on an activation.
     """
     try:
         yield
-    except (RuntimeError, TypeError) as error:
-        if isinstance(error, UnsupportedOperatorError) or not re.search("Masked(Activation|Tokens)", str(error)):
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        text = str(error).strip()
+        is_ours = isinstance(error, UnsupportedOperatorError)
+        is_refusal = not is_ours and re.search("Masked(Activation|Tokens)|TorchScript interpreter", text)
+        if BELOW not in text and not is_refusal:
             raise
         names = {id(module): name for name, module in model.named_modules()}
         where, step = "(outside of any module)", error.__traceback__
@@ -132,19 +135,20 @@ def explaining_compiled(model: nn.Module) -> Iterator[None]:
             if isinstance(owner, nn.Module) and id(owner) in names:
                 where = f"{names[id(owner)] or '(the model)'} ({type(owner).__name__})"
             step = step.tb_next
+        words = next((line for line in text.splitlines() if BELOW in line), text.partition("\n")[0])
         raise UnsupportedOperatorError(
-            f"a function that takes tensors only was called in {where!r}, such as one compiled by torch.jit.script or "
-            f"written in C++. Replace it by Python code that calls torch functions. Its own words: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"a function that computes on tensors {BELOW} was called in {where!r}, such as one compiled by torch.jit.script "
+            f"or written in C++. Replace it by Python code that calls torch functions. Its own words: {words}"
         ) from error
 
 
 @contextmanager
-def running_eagerly(modules: Sequence[nn.Module]) -> Iterator[None]:
+def running_eagerly(model: nn.Module) -> Iterator[None]:
     """Let those of a model's modules that are compiled run as the Python code that they were compiled from."""
-    # The compiler's own check of isinstance would import it.
-    is_compiled = any(
-        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None for module in modules
+    # Where the compiler was never imported, nothing can be compiled; its own check of isinstance would import it.
+    is_compiled = "torch._dynamo" in sys.modules and any(
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+        for module in model.modules()
     )
     if not is_compiled or not hasattr(torch.compiler, "set_stance"):  # torch 2.6
         yield

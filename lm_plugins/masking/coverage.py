@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.compiled import running_eagerly
-from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
-from lm_plugins.masking.registry import function_name, has_rule, observing
+from lm_plugins.masking.registry import function_name, has_rule
+from lm_plugins.masking.run import Run
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["Coverage", "coverage"]
@@ -87,12 +87,8 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         >>> bool(found), found.missing
         (False, {'torch.nn.functional.lp_pool2d': ['1 (LPPool2d)']})
     """
-    introduce_to_einops()
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}
-    visible = Mask(torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device))
-    full = Visibility(visible, visible, MaskingOptions() if options is None else options, is_image=True)
-
     def record(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[], Any]
     ) -> Any:
@@ -103,15 +99,18 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
             _add(found.missing, name, path)
             if has_rule(function):
                 found.reasons[name] = str(error)
-            return _go_on(function(*_plain(args), **_plain(kwargs)), full.options)
+            return _go_on(function(*_plain(args), **_plain(kwargs)), run)
         _add(found.supported, name, path)
         return result
 
+    run = Run(MaskingOptions() if options is None else options, observer=record)
     try:
-        with torch.no_grad(), running_eagerly(list(model.modules())), observing(record):
-            model(MaskedActivation(x, full))
+        with torch.no_grad(), running_eagerly(model):
+            model(_all_visible(x.clone(), run, is_image=True))
     except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
         found.stopped = f"{type(error).__name__}: {error}"
+    finally:
+        run.is_over = True
     return found
 
 
@@ -142,10 +141,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _go_on(result: Any, options: MaskingOptions) -> Any:
+def _go_on(result: Any, run: Run) -> Any:
     if isinstance(result, Tensor) and result.ndim == 4 and result.is_floating_point():
-        visible = Mask(torch.ones(result.shape[0], *result.shape[2:], dtype=torch.bool, device=result.device))
-        return MaskedActivation(result, Visibility(visible, visible, options), NCHW)
+        return _all_visible(result, run)
     if isinstance(result, (list, tuple)):
-        return type(result)(_go_on(one, options) for one in result)
+        return type(result)(_go_on(one, run) for one in result)
     return result
+
+
+def _all_visible(values: Tensor, run: Run, is_image: bool = False) -> MaskedActivation:
+    visible = Mask(torch.ones(values.shape[0], *values.shape[2:], dtype=torch.bool, device=values.device))
+    return MaskedActivation(values, Visibility(visible, visible, run, is_image))

@@ -1,8 +1,7 @@
 """Any torch vision model, layer-masked."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -18,17 +17,19 @@ from lm_plugins.errors import (
     UnsupportedOperatorError,
 )
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled
 from lm_plugins.masking.coverage import coverage
-from lm_plugins.masking.einops_backend import introduce_to_einops
-from lm_plugins.masking.margins import Margins, MarginsOfRun
+from lm_plugins.masking.halo import Halo, run_with_halo
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.mismatch import check_data, explaining_mismatch
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.positions import is_everything
 from lm_plugins.masking.prepare import prepared
 from lm_plugins.masking.promise import afterwards
+from lm_plugins.masking.run import Run
 from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.verification import ModelState, verify
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
@@ -48,6 +49,9 @@ class LayerMasked(nn.Module):
     Args:
         model: A model of images ``(N, C, H, W)``, in evaluation mode when it is called.
         options: The semantics; by default those that kept most accuracy in our study.
+        verify: Before the first masked answer, check that the model gives its own output through the engine when all is
+            visible; again when its modules, their attributes, hooks or code, or the size of the images have changed. It costs
+            two passes of one image. Without it, a model that steps outside of what the engine sees gives wrong numbers.
 
     Raises:
         InputTypeError: `model` is no ``torch.nn.Module``, or `options` no `MaskingOptions`.
@@ -76,7 +80,7 @@ class LayerMasked(nn.Module):
         listed in docs/layer_masking.md; `published` gives theirs.
     """
 
-    def __init__(self, model: nn.Module, options: MaskingOptions | None = None) -> None:
+    def __init__(self, model: nn.Module, options: MaskingOptions | None = None, *, verify: bool = True) -> None:
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"LayerMasked needs a torch.nn.Module, got {type(model).__name__}.")
         if options is not None and not isinstance(options, MaskingOptions):
@@ -85,7 +89,8 @@ class LayerMasked(nn.Module):
         self.model = model
         self.options = MaskingOptions() if options is None else options
         self.training = model.training
-        self._margins = Margins()
+        self._verify = verify
+        self._learned: dict[Any, _Learned] = {}
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Any:
         """Run the model on the visible pixels.
@@ -111,8 +116,48 @@ class LayerMasked(nn.Module):
             TrainingModeError: The model or a part of it is in training mode.
             UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
                 is compiled, exported or quantized, or this is called while a tracer records.
+            VerificationError: With everything visible, the model gives another output through the engine than by itself.
         """
-        return uncompiled(_forward, self.model, self.options, x, visible, self._margins)
+        return uncompiled(self._forward, x, visible)
+
+    def _forward(self, x: Tensor, visible: Tensor | None) -> Any:
+        check_not_traced()
+        _check_images(x)
+        check_data(self.model, x, visible)
+        visible = _unpainted(x) if visible is None else as_visible(visible, x)
+        is_finite = _check_finite(x, visible)
+        if is_everything(visible):
+            _check_mode(self.model)
+            with explaining_mismatch(self.model, x):
+                return self.model(x)
+        learned = self._learned_about(x, visible)
+        output, learned.halo = run_with_halo(
+            lambda halo: _run(self.model, x, visible, Run(self.options, halo), is_finite), learned.halo
+        )
+        return output
+
+    def _learned_about(self, x: Tensor, visible: Tensor) -> "_Learned":
+        """What is known about the model for images of this kind: checked, if it is new or has changed."""
+        kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        learned = self._learned.get(kind)
+        if learned is None or learned.state.has_changed(self.model):
+            check_python(self.model)
+            _check_mode(self.model)
+            learned = _Learned(ModelState(self.model))
+            if self._verify:
+                with explaining_mismatch(self.model, x):
+                    verify(self.model, torch.where(visible[:, None], x.detach(), 0.0), self._run_all_visible)
+                learned.state.ignore_changes(self.model)
+            self._learned[kind] = learned
+        return learned
+
+    def _run_all_visible(self, x: Tensor) -> Any:
+        everything = torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device)
+        return run_masked(self.model, x, everything, self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was learned about the model: a copy has a model of its own."""
+        return {**self.__dict__, "_learned": {}}
 
     def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> "LayerMasked":
         """An inference copy: batch norm folded into the convolutions, weights channels-last.
@@ -144,41 +189,26 @@ class LayerMasked(nn.Module):
             )
         """
         _check_images(x)
-        _check_mode(self.model, list(self.model.modules()))
-        return LayerMasked(prepared(self.model, x, dtype), self.options)
+        _check_mode(self.model)
+        return LayerMasked(prepared(self.model, x, dtype), self.options, verify=self._verify)
 
 
-def _forward(model: nn.Module, options: MaskingOptions, x: Tensor, visible: Tensor | None, margins: Margins) -> Any:
-    check_not_traced()
-    _check_images(x)
-    check_data(model, x, visible)
-    visible = _unpainted(x) if visible is None else as_visible(visible, x)
-    is_finite = _check_finite(x, visible)
-    if is_everything(visible):
-        _check_mode(model, list(model.modules()))
-        with explaining_mismatch(model, x):
-            return model(x)
-    return run_masked(model, x, visible, options, margins, is_finite=is_finite)
+@dataclass
+class _Learned:
+    """What one image has taught about a model: that its answers can be believed, and which halos are looked at."""
+
+    state: ModelState
+    halo: frozenset[int] | None = None
 
 
-def run_masked(
-    model: nn.Module,
-    x: Tensor,
-    visible: Tensor,
-    options: MaskingOptions,
-    margins: Margins | None = None,
-    *,
-    is_finite: bool = False,
-) -> Any:
-    """Send `x` through the engine, also when all of it is visible.
+def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions) -> Any:
+    """Send `x` through the engine, also when all of it is visible. Nothing is left out, and nothing verified.
 
     Args:
         model: A model in evaluation mode.
         x: Images ``(N, C, H, W)``, floating point.
         visible: Bool ``(N, H, W)``.
         options: The semantics.
-        margins: What earlier runs of this model have looked at, so that the rest can be left out; None computes all.
-        is_finite: Whether all pixels are known to be finite, also the hidden ones: they are quicker to hide then.
 
     Returns:
         What the model returns, with ordinary tensors.
@@ -187,23 +217,23 @@ def run_masked(
         TrainingModeError: The model or a part of it is in training mode.
         UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
     """
-    modules = list(model.modules())
-    check_python(model, modules)
-    _check_mode(model, modules)
-    introduce_to_einops()
+    check_python(model)
+    _check_mode(model)
+    return _run(model, x, visible, Run(options), is_finite=False)
+
+
+def _run(model: nn.Module, x: Tensor, visible: Tensor, run: Run, is_finite: bool) -> Any:
     region = Mask(visible)
-
-    def run(of_run: MarginsOfRun | None) -> Any:
-        # Made for every run: a model may write into its images.
-        values = x if region.is_full else _without_hidden(x, visible, is_finite)
-        visibility = Visibility(region, region, options, is_image=True, margins=of_run)
-        return _ordinary(model(MaskedActivation(values, visibility)))
-
+    # Made for every run: a model may write into its images.
+    values = x if region.is_full else _without_hidden(x, visible, is_finite)
+    carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
     try:
-        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(modules):
-            return run(None) if margins is None else margins.run(run)
+        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
+            return _ordinary(model(carrier))
     except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
+        raise UnsupportedOperatorError(_explain(error, model, x, run.options)) from error
+    finally:
+        run.is_over = True
 
 
 def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
@@ -275,6 +305,10 @@ def _unpainted(x: Tensor) -> Tensor:
 
 
 def _check_images(x: Tensor) -> None:
+    if isinstance(x, Carrier):
+        raise InputTypeError(
+            "LayerMasked was called within the run of another LayerMasked: wrap the model once, as lm.LayerMasked(model)."
+        )
     if not isinstance(x, Tensor):
         raise InputTypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(x).__name__}.")
     if x.ndim != 4 or 0 in x.shape:
@@ -307,8 +341,8 @@ def _check_finite(x: Tensor, visible: Tensor) -> bool:
     return False
 
 
-def _check_mode(model: nn.Module, modules: Sequence[nn.Module]) -> None:
-    if any(module.training for module in modules):
+def _check_mode(model: nn.Module) -> None:
+    if any(module.training for module in model.modules()):
         training = [name or "the model itself" for name, module in model.named_modules() if module.training]
         raise TrainingModeError(
             f"layer masking needs a model in evaluation mode; in training mode: {', '.join(training[:3])}"

@@ -88,4 +88,4 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
     after = places.visibility.after_convolution(window).visible
-    return Places(patch[..., :1].movedim(-1, dim), Visibility(after, after, places.visibility.options)), window
+    return Places(patch[..., :1].movedim(-1, dim), Visibility(after, after, places.visibility.run)), window

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
 from typing import Any, TypeVar
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -13,38 +12,38 @@ from torch.nn import Parameter
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 from lm_plugins.masking.compiled import check_autograd_function
-from lm_plugins.masking.torch_functions import check_overridable, function_name, is_in_place, spellings
+from lm_plugins.masking.torch_functions import (
+    check_overridable,
+    function_name,
+    gives_view,
+    is_in_place,
+    reads_values,
+    spellings,
+)
 
 __all__ = [
-    "Observer",
     "adding_only",
     "call_rule",
     "complete_on_first_use",
     "function_name",
     "has_rule",
     "is_in_place",
-    "observing",
     "override_rule",
     "register_rule",
     "registered_functions",
     "rule_of",
     "spellings",
+    "state_of_table",
     "unregister_rule",
-    "wait_for_next_call",
 ]
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
-
-#: Sees every call of a torch function on an activation, together with the next step, and returns its result.
-Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
 Table = dict[Callable[..., Any], Callable[..., Any]]
 
 _RULES: Table = {}
 _TOKEN_RULES: Table = {}
 _overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overrides", default=None)
-_observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
-_waiting: ContextVar["ref[Any] | None"] = ContextVar("lm_plugins_waiting", default=None)
 _deferred: list[Callable[[], None]] = []
 _completing = RLock()  # what completes the table registers rules itself
 
@@ -142,6 +141,9 @@ def override_rule(
         rule: The rule within the block, as for `register_rule`, for maps and tokens. None: the functions have no rule
             within it.
 
+    A rule that changes what the model gives when everything is visible is refused by the check of `LayerMasked`; for such
+    experiments it is switched off by ``verify=False``.
+
     Raises:
         RuleError: Something that torch does not let anybody override was passed, or a rule that cannot be called.
 
@@ -151,7 +153,7 @@ def override_rule(
         >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)).eval()
         >>> x, visible = torch.ones(1, 1, 2, 2), torch.eye(2)
         >>> with lm.override_rule(torch.nn.functional.relu, lambda input, inplace=False: input.like(input.values * 3)):
-        ...     float(lm.LayerMasked(model)(x, visible))
+        ...     float(lm.LayerMasked(model, verify=False)(x, visible))
         3.0
         >>> float(lm.LayerMasked(model)(x, visible))
         1.0
@@ -230,61 +232,64 @@ def registered_functions(tokens: bool = False) -> Table:
     return dict(_TOKEN_RULES if tokens else _RULES)
 
 
-def _holds_tokens(values: Iterable[Any]) -> bool:
-    for one in values:
-        kind = type(one)
-        if kind in _PLAIN:
-            continue
-        if isinstance(one, (list, tuple)):
-            if _holds_tokens(one):
-                return True
-        elif isinstance(one, dict):
-            if _holds_tokens(one.values()):
-                return True
-        elif getattr(kind, "is_tokens", False):
-            return True
-    return False
+def state_of_table() -> tuple[Any, ...]:
+    """What decides which rule acts here and now: the same for the same."""
+    _complete()
+    return (len(_RULES), len(_TOKEN_RULES), *_RULES.values(), *_TOKEN_RULES.values(), *(_overrides.get() or {}).values())
 
 
-def _as_tokens(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        return type(value)(_as_tokens(one) for one in value)
-    if isinstance(value, dict):
-        return {name: _as_tokens(one) for name, one in value.items()}
-    return value.as_tokens() if hasattr(type(value), "as_tokens") else value
+# ---- calls -----------------------------------------------------------------------------------------------------------
 
 
 def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Let the rule of a torch function act: the one for maps if all carriers are maps and it can, or the one for tokens.
 
+    Once the run is over, the function itself acts on the ordinary tensors that the carriers stand for.
+
     Raises:
-        UnsupportedOperatorError: The function has no rule.
+        UnsupportedOperatorError: The function has no rule, or would mix activations of two calls of a model.
     """
-    waiting = _waiting.get()
-    if waiting is not None:
-        carrier = waiting()
-        if carrier is None or not args or args[0] is not carrier:
-            _waiting.set(None)
-            if carrier is not None:
-                carrier.make()
+    carriers = _carriers(args)
     if kwargs:
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
-    observer = _observer.get()
-    if observer is None:
-        return _act(function, args, kwargs)
-    return observer(function, args, kwargs, lambda: _act(function, args, kwargs))
+        carriers += _carriers(kwargs.values())
+    run = carriers[0].run
+    if any(one.run is not run for one in carriers) and not all(one.run.is_over for one in carriers):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} mixes activations of two calls of a model: the model, or a hook on it, keeps one "
+            "from an earlier call. Let it keep x.detach().clone() after the call, or nothing"
+        )
+    # During a backward pass, a checkpoint may run a part of the model again.
+    if run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1:
+        return function(*_ordinary(args), **_ordinary(kwargs))
+    run.make_pending(args[0] if args else None)
+    if run.observer is None:
+        return _act(function, args, kwargs, carriers)
+    return run.observer(function, args, kwargs, lambda: _act(function, args, kwargs, carriers))
 
 
-def wait_for_next_call(carrier: Any) -> None:
-    """Call ``carrier.make()`` before the next call that is not its own: that may write into what it is made of."""
-    _waiting.set(ref(carrier))
-
-
-def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Any]) -> Any:
     check_autograd_function(args)
+    if kwargs.get("out") is not None:
+        return _written_out(function, args, kwargs)
+    target = carriers[0] if args and args[0] is carriers[0] else None
+    is_write = target is not None and (is_in_place(function) or bool(kwargs.get("inplace")))
+    before = target.regions() if is_write and target is not None else None
+    result = _result(function, args, kwargs, any(one.is_tokens for one in carriers), is_write)
+    if target is not None:
+        if is_write:
+            target.check_views(function_name(function), before)
+        elif gives_view(function) and not _holds_tensor(args[1:]):
+            target.share_memory_with(result)
+    return result
+
+
+def _result(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], holds_tokens: bool, is_write: bool
+) -> Any:
     refusal = None
     rule = rule_of(function)
-    if rule is not None and not _holds_tokens(args) and not (kwargs and _holds_tokens(kwargs.values())):
+    if rule is not None and not holds_tokens:
         try:
             return rule(*args, **kwargs)
         except UnsupportedOperatorError as error:
@@ -293,18 +298,67 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     if token_rule is None or (refusal and token_rule is rule):
         raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
     try:
-        return token_rule(*_as_tokens(args), **_as_tokens(kwargs))
+        tokens = _as_tokens(args)
+        result = token_rule(*tokens, **_as_tokens(kwargs))
+        if is_write and tokens[0] is not args[0]:
+            args[0].take_back(tokens[0])
+            return args[0] if result is tokens[0] else result
+        return result
     except UnsupportedOperatorError as error:
         raise (refusal or error) from None
     finally:
         refusal = None  # it knows this frame: the two would keep each other, and the activation, until Python cleans up
 
 
-@contextmanager
-def observing(observer: Observer) -> Iterator[None]:
-    """Let `observer` see, and possibly change, every call of a torch function on an activation."""
-    token = _observer.set(observer)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
+def _written_out(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a function, written into the activation that ``out=`` names."""
+    out = kwargs["out"]
+    result = call_rule(function, args, {name: value for name, value in kwargs.items() if name != "out"})
+    if not hasattr(type(out), "is_tokens") or type(result) is not type(out) or result.shape != out.shape:
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} with out={type(out).__name__} {tuple(getattr(out, 'shape', ()))}: its result, "
+            f"{type(result).__name__}, can only be written into an activation of its own kind and shape"
+        )
+    before = out.regions()
+    out.take_over(result)
+    out.check_views(function_name(function), before)
+    return out
+
+
+def _carriers(values: Iterable[Any]) -> list[Any]:
+    """The carriers among arguments, also in lists and dictionaries."""
+    found = []
+    for one in values:
+        kind = type(one)
+        if kind in _PLAIN:
+            continue
+        if isinstance(one, (list, tuple)):
+            found += _carriers(one)
+        elif isinstance(one, dict):
+            found += _carriers(one.values())
+        elif hasattr(kind, "is_tokens"):
+            found.append(one)
+    return found
+
+
+def _holds_tensor(values: Iterable[Any]) -> bool:
+    return any(
+        _holds_tensor(one) if isinstance(one, (list, tuple)) else isinstance(one, Tensor) for one in values
+    )
+
+
+def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        parts = [_converted(one, convert) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {name: _converted(one, convert) for name, one in value.items()}
+    return convert(value) if hasattr(type(value), "is_tokens") else value
+
+
+def _as_tokens(value: Any) -> Any:
+    return _converted(value, lambda one: one.as_tokens())
+
+
+def _ordinary(value: Any) -> Any:
+    return _converted(value, lambda one: one.ordinary())

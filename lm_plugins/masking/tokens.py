@@ -10,7 +10,6 @@ from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.dropping import dropped, gathered, restored
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.places import Places
-from lm_plugins.masking.registry import call_rule
 
 __all__ = ["MaskedTokens"]
 
@@ -27,10 +26,16 @@ class MaskedTokens(Carrier):
     """
 
     is_tokens = True
+    places: tuple[Places, ...]
 
-    def __init__(self, values: Tensor, places: tuple[Places, ...]) -> None:
+    def __new__(cls, values: Tensor, places: tuple[Places, ...]) -> MaskedTokens:
+        """A carrier of the shape that the values have with all tokens."""
+        shape = values.shape if all(one.whole is None for one in places) else _whole_shape(values, places)
+        self: MaskedTokens = Carrier._made(cls, values, shape, places[0].visibility.run)
+        self._shape = shape
         self.values = values
         self.places = places
+        return self
 
     @classmethod
     def of_map(cls, activation: MaskedActivation) -> MaskedTokens:
@@ -52,6 +57,18 @@ class MaskedTokens(Carrier):
     def as_tokens(self) -> MaskedTokens:
         """Itself."""
         return self
+
+    def regions(self) -> tuple[Places, ...]:
+        """Its places."""
+        return self.places
+
+    def take_over(self, other: MaskedTokens) -> None:
+        """Become another, as a function that works in place asks for."""
+        self.values, self.places = other.values, other.places
+
+    def is_channels(self, dim: int) -> bool:
+        """Whether no places vary along a dimension."""
+        return not self.varying(dim)
 
     def like(self, values: Tensor) -> MaskedTokens:
         """The same places with other values; itself if a function worked in place."""
@@ -102,14 +119,9 @@ class MaskedTokens(Carrier):
         return any(one.whole is not None for one in self.places)
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> torch.Size:  # type: ignore[override]
         """Shape of the values with all tokens, also the dropped ones."""
-        shape = list(self.values.shape)
-        for one in self.places:
-            if one.whole is not None:
-                sizes = zip(shape, one.whole.numbers.shape, strict=True)
-                shape = [full if one.varies(dim) else size for dim, (size, full) in enumerate(sizes)]
-        return torch.Size(shape)
+        return self._shape
 
     def whole(self) -> MaskedTokens:
         """The same with a value for every token again; what dropped tokens hold is unspecified (here zero)."""
@@ -124,9 +136,19 @@ class MaskedTokens(Carrier):
             plain = plain if one.whole is None else gathered(plain, one)
         return plain
 
-    def __iter__(self) -> object:
-        return iter(call_rule(torch.Tensor.unbind, (self,), {}))
+    def ordinary(self) -> Tensor:
+        """The values of all tokens as an ordinary tensor, 0 for hidden ones."""
+        return self.whole().with_hidden(0.0)
 
     def __repr__(self) -> str:
         maps = " and ".join("x".join(str(size) for size in one.map_shape) for one in self.places)
         return f"MaskedTokens(shape={tuple(self.shape)}, of maps (NxHxW) {maps}, dtype={self.dtype})"
+
+
+def _whole_shape(values: Tensor, places: tuple[Places, ...]) -> torch.Size:
+    shape = list(values.shape)
+    for one in places:
+        if one.whole is not None:
+            sizes = zip(shape, one.whole.numbers.shape, strict=True)
+            shape = [full if one.varies(dim) else size for dim, (size, full) in enumerate(sizes)]
+    return torch.Size(shape)

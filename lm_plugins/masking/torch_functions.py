@@ -1,6 +1,7 @@
 """Torch's functions as the rule table knows them: their names, their spellings, and which can be overridden."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from inspect import isbuiltin
 from typing import Any
 
@@ -9,9 +10,30 @@ from torch.overrides import get_ignored_functions, get_overridable_functions, re
 
 from lm_plugins.errors import RuleError
 
-__all__ = ["check_overridable", "function_name", "is_in_place", "spellings"]
+__all__ = [
+    "check_overridable",
+    "function_name",
+    "gives_view",
+    "is_in_place",
+    "properties",
+    "reads_values",
+    "spellings",
+]
 
 _overridable: set[Any] = set()
+
+# Their results share the memory of their first argument, or may.
+_VIEWS = frozenset(
+    "view reshape flatten unflatten ravel permute transpose swapdims swapaxes movedim moveaxis squeeze unsqueeze narrow "
+    "select chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind expand expand_as view_as reshape_as "
+    "diagonal real detach contiguous to type_as float half double bfloat16 cpu cuda adjoint unfold __getitem__ data T mT H "
+    "mH".split()
+)
+# They are about the values themselves and autograd, whoever asks, also after the model has returned.
+_OF_VALUES = frozenset(
+    "register_hook register_post_accumulate_grad_hook retain_grad retains_grad requires_grad requires_grad_ grad grad_fn "
+    "is_leaf autograd_grad".split()
+)
 
 
 def check_overridable(functions: Sequence[Any]) -> None:
@@ -33,6 +55,7 @@ def _is_overridable(function: Any) -> bool:
     if not _overridable:
         for members in get_overridable_functions().values():
             _overridable.update(members)
+        _overridable.add(torch.autograd.grad)  # which torch does not list
     try:
         if function in _overridable:
             return True
@@ -66,12 +89,41 @@ def spellings(*names: str) -> list[Callable[..., Any]]:
     return list(found)
 
 
+def properties(*names: str) -> list[Callable[..., Any]]:
+    """The functions that torch calls when somebody reads these properties of a tensor.
+
+    Args:
+        names: Names such as ``"mT"``.
+    """
+    return [getattr(torch.Tensor, name).__get__ for name in names]
+
+
+@lru_cache(maxsize=4096)
+def _plain_name(function: Callable[..., Any]) -> str:
+    if function is torch.autograd.grad:
+        return "autograd_grad"
+    name = getattr(function, "__name__", "")
+    owner = getattr(function, "__self__", None)
+    return getattr(owner, "__name__", "") if name == "__get__" else name
+
+
+def gives_view(function: Callable[..., Any]) -> bool:
+    """Whether the result of a torch function may share the memory of its first argument."""
+    return _plain_name(function) in _VIEWS
+
+
+def reads_values(function: Callable[..., Any]) -> bool:
+    """Whether a torch function is about values as autograd knows them: gradients, and hooks on them."""
+    return _plain_name(function) in _OF_VALUES
+
+
+@lru_cache(maxsize=4096)
 def is_in_place(function: Callable[..., Any]) -> bool:
     """Whether a torch function changes its first argument: ``relu_``, ``__iadd__``."""
-    name = function.__name__
+    name = getattr(function, "__name__", "")
     if name.startswith("__"):
-        return name.startswith("__i") and name not in ("__invert__", "__index__")
-    return name.endswith("_")
+        return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
+    return bool(name.endswith("_"))
 
 
 def function_name(function: Callable[..., Any]) -> str:

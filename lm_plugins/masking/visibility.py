@@ -1,40 +1,71 @@
 """The two regions that an activation carries, and how the options move them through a network."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
-from lm_plugins.masking.margins import Margin, MarginsOfRun
+from torch import Tensor
+
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.resizing import Resizing
+from lm_plugins.masking.run import Run
 from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["Visibility"]
 
 
-@dataclass(frozen=True)
 class Visibility:
-    """What of an activation counts. The only place that reads how `MaskingOptions` move a region.
+    """What of an activation counts. Immutable; the only place that reads how `MaskingOptions` move a region.
 
     Args:
         visible: The image's own region at this resolution: what merges and pooling count.
         computed: The positions whose values are good to compute with; contains `visible`. All others are hidden:
-            their values are unspecified.
-        options: The semantics.
+            their values are unspecified. A function makes it when somebody looks.
+        run: The call of the model that this belongs to.
         is_image: Whether these are still pixels: nothing has looked through a window yet.
-        margins: The margins of this run of the model; None computes all.
-        margin: That of the convolution that computed more than what is visible, if it may be left out.
-        margin_width: How many rings of positions around `visible` are certainly in `computed`, as far as the map goes.
+        halo: The number of the convolution that computed more than what is visible, if that may be left out.
+        halo_width: How many rings of positions around `visible` are certainly in `computed`, as far as the map goes.
     """
 
-    visible: Mask
-    computed: Mask
-    options: MaskingOptions
-    is_image: bool = False
-    margins: MarginsOfRun | None = None
-    margin: Margin | None = None
-    margin_width: int = 0
+    def __init__(
+        self,
+        visible: Mask,
+        computed: Mask | Callable[[], Mask],
+        run: Run,
+        is_image: bool = False,
+        halo: int | None = None,
+        halo_width: int = 0,
+    ) -> None:
+        self.visible = visible
+        self.run = run
+        self.is_image = is_image
+        self._computed = computed
+        self._halo = halo
+        self._halo_width = halo_width
+
+    @property
+    def options(self) -> MaskingOptions:
+        """The semantics."""
+        return self.run.options
+
+    @property
+    def computed(self) -> Mask:
+        """See the class. Looking at it is noted, since what nobody looks at is left out of later runs.
+
+        Raises:
+            HaloLeftOutError: It was left out of this run.
+        """
+        self._look_at_halo()
+        if not isinstance(self._computed, Mask):
+            self._computed = self._computed()
+        return self._computed
+
+    def _look_at_halo(self) -> None:
+        if self._halo is not None and self.run.halo is not None:
+            self.run.halo.look(self._halo)
+
+    def _leaves_out(self, halo: int | None) -> bool:
+        return halo is not None and self.run.halo is not None and self.run.halo.leaves_out(halo)
 
     @property
     def settled(self) -> "Visibility":
@@ -42,12 +73,12 @@ class Visibility:
         return self._all_of(self.visible, self.is_image)
 
     @property
-    def owns_margin(self) -> bool:
+    def is_tight(self) -> bool:
         """Whether nothing but what is visible is computed: all other values are unspecified."""
-        return self.computed is self.visible or (self.margin is not None and self.margin.is_left_out)
+        return self._computed is self.visible or self._leaves_out(self._halo)
 
     def _all_of(self, visible: Mask, is_image: bool = False) -> "Visibility":
-        return Visibility(visible, visible, self.options, is_image, self.margins)
+        return Visibility(visible, visible, self.run, is_image)
 
     @property
     def _known(self) -> Mask:
@@ -67,19 +98,17 @@ class Visibility:
 
     # ---- convolution -----------------------------------------------------------------------------------------------
 
-    def margin_of(self, window: Window) -> Margin | None:
-        """The margin of a convolution of the map, if it can be left out; otherwise None."""
+    def next_halo(self, window: Window, weight: Tensor) -> int | None:
+        """The number of the halo of a convolution of the map, if it can be left out; otherwise None."""
         is_apart = self._rule == "coverage" and self.options.computed == "any" and window.kernel != (1, 1)
-        if self.margins is None or not is_apart or not window.keeps_grid or self.visible.inside is not None:
+        if self.run.halo is None or not is_apart or not window.keeps_grid or self.visible.inside is not None:
             return None
-        return self.margins.next()
+        return self.run.halo.again(weight) if self.run.is_over else self.run.halo.next(weight)
 
-    def padding_for(self, window: Window, margin: Margin | None = None) -> tuple[FillPlan, int]:
+    def padding_for(self, window: Window, halo: int | None = None) -> tuple[FillPlan, int]:
         """The neighbour padding before a convolution: its plan, and as many rings as outputs that count can see."""
         if window.kernel == (1, 1) and not self.options.pointwise_ring:
             return self._plan_around(self.visible), 0
-        if self.margin is not None:
-            self.margin.look()
         plan = self._plan_around(self._known)
         if window.kernel == (1, 1):
             return plan, 1
@@ -87,8 +116,8 @@ class Visibility:
             return plan, self._known.rings_in_patches(window, plan)
         # A window whose centre is known sees half a kernel far; one that merely touches the region, a whole one: under
         # the any-rule, past a border of the image, and where a stride would skip the last visible position.
-        if margin is not None and margin.is_left_out:
-            return plan, max(0, window.half_reach - self.margin_width)
+        if self._leaves_out(halo):
+            return plan, max(0, window.half_reach - self._halo_width)
         by_centre = self._rule == "coverage" and self.options.computed == "visible"
         if by_centre and window.keeps_grid and self._known.inside is None:
             return plan, window.half_reach
@@ -98,22 +127,21 @@ class Visibility:
         # One convolution looks at pixels, and their plan is the largest of all: it need not be kept.
         return region.fill_plan(self.options.diagonal, self.options.padding_epsilon, keep=not self.is_image)
 
-    def after_convolution(self, window: Window, margin: Margin | None = None) -> "Visibility":
-        """The regions after a convolution."""
+    def after_convolution(self, window: Window, halo: int | None = None) -> "Visibility":
+        """The regions after a convolution, whose halo has this number."""
         if window.is_identity and not self.is_image and not self.options.pointwise_ring:
             return self
         visible = self._seen_through(window)
-        if margin is not None:
-            width = self.margin_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
-            computed = margin.around(lambda: self.computed.any_in(window))
-            return Visibility(visible, computed, self.options, False, self.margins, margin, width)
+        if halo is not None:
+            width = self._halo_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
+            return Visibility(visible, lambda: self.computed.any_in(window), self.run, False, halo, width)
         if self.options.computed == "any":
             if window.is_identity:
-                return replace(self, visible=visible, is_image=False)
-            return replace(self._all_of(visible), computed=self.computed.any_in(window))
+                return Visibility(visible, self._computed, self.run, False, self._halo, self._halo_width)
+            return Visibility(visible, self.computed.any_in(window), self.run)
         if self.options.pointwise_ring and window.is_identity:
             ring = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
-            return replace(self._all_of(visible), computed=self.visible.any_in(ring))
+            return Visibility(visible, self.visible.any_in(ring), self.run)
         return self._all_of(visible)
 
     # ---- pooling: counts the visible region ------------------------------------------------------------------------
@@ -157,7 +185,7 @@ class Visibility:
         return self._both(self.visible.enlarged(factor), self.computed.enlarged(factor))
 
     def _both(self, visible: Mask, computed: Mask) -> "Visibility":
-        return replace(self._all_of(visible, self.is_image), computed=computed)
+        return Visibility(visible, computed, self.run, self.is_image)
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.errors import InputTypeError
-from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Visibility
+from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Run, Visibility
 from lm_plugins.masking.registry import function_name, registered_functions
 
 __all__ = ["Case", "Image", "cases", "changed", "tensors"]
@@ -80,6 +80,7 @@ class Case:
     ) -> tuple[tuple[Any, ...], dict[str, Any], list[MaskedActivation]]:
         """The arguments with activations in place of images, and these activations."""
         made: list[MaskedActivation] = []
+        run = Run(self.options)
 
         def activation(value: Any) -> Any:
             if not isinstance(value, Image):
@@ -89,7 +90,7 @@ class Case:
             if hidden_value is not None:
                 image = torch.where(visible[:, None], image, hidden_value)
             region = Mask(visible)
-            made.append(MaskedActivation(image, Visibility(region, region, self.options)))
+            made.append(MaskedActivation(image, Visibility(region, region, run)))
             return made[-1]
 
         return changed(self.args, activation), changed(self.kwargs, activation), made

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lm_plugins.masking.registry import Observer
+from lm_plugins.masking.run import Observer
 
 __all__ = ["carriers", "overwrite_hidden"]
 

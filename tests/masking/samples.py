@@ -1,14 +1,26 @@
 """Small activations for the tests of rules, and what any rule must leave alone."""
 
+from functools import cache
+
 import torch
 
-from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Visibility
+from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Run, Visibility
 
 PUBLISHED = MaskingOptions(visible="any", computed="visible", diagonal=1.0, padding_epsilon=1e-5)
 SPARSE = MaskingOptions(visible="coverage", computed="visible", diagonal=0.3)
 DEFAULT = MaskingOptions()
 OPTIONS = [PUBLISHED, SPARSE, DEFAULT]
 OPTION_NAMES = ["published", "sparse", "default"]
+
+
+def run(options=DEFAULT):
+    """The call of a model to which the activations of a test belong: one for all with the same options and observer."""
+    return _run(options, Run(options).observer)
+
+
+@cache
+def _run(options, observer):
+    return Run(options, observer=observer)
 
 
 def region(n=2, h=6, w=7, density=0.5, seed=0):
@@ -27,7 +39,7 @@ def activation(of=None, visible=None, options=DEFAULT, computed=None):
     visible = region(of.shape[0], *of.shape[2:]) if visible is None else visible
     seen = visible if isinstance(visible, Mask) else Mask(visible)
     good = seen if computed is None else Mask(computed)
-    result = MaskedActivation(of, Visibility(seen, good, options))
+    result = MaskedActivation(of, Visibility(seen, good, run(options)))
     result.values = result.with_hidden(torch.nan)
     return result
 

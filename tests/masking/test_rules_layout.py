@@ -7,6 +7,7 @@ from torch import nn
 
 import lm_plugins as lm
 from lm_plugins.masking import MaskedActivation, MaskingOptions
+from lm_plugins.masking.activation import PaddedActivation
 from tests.masking import samples
 from tests.references import filling
 
@@ -177,12 +178,11 @@ def test_padding_layers():
 @pytest.mark.parametrize(
     ("view", "text"),
     [
-        (lambda x: x[x > 0], "no masking rule for torch.Tensor.__gt__"),
+        (lambda x: x[x > 0], "no masking rule for torch.Tensor.gt"),
         (lambda x: x.view(torch.int64), r"view\(dtype\)"),
         (lambda x: F.pad(x.permute(0, 2, 3, 1), (1, 1, 1, 1), "reflect"), "pad of"),
-        (lambda x: list(x), "iterating"),
         (lambda x: bool(x), "__bool__"),
-        (lambda x: x.T, "no masking rule for torch.Tensor.T"),
+        (lambda x: x.numpy(), "no masking rule for torch.Tensor.numpy"),
     ],
 )
 def test_is_refused(view, text):
@@ -194,7 +194,7 @@ def test_is_refused(view, text):
 
 
 def was_made(padded):
-    return "values" in vars(padded)
+    return not isinstance(padded, PaddedActivation) or "_made" in vars(padded)
 
 
 @pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)

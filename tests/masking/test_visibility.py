@@ -1,7 +1,5 @@
 """How the options move the two regions: one place decides, so one file tests."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ POINTWISE = Window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 
 def visibility(options, is_image=False, seed=0):
     region = Mask(samples.region(density=0.3, seed=seed))
-    return Visibility(region, region, options, is_image)
+    return Visibility(region, region, samples.run(options), is_image)
 
 
 def test_published_rule_lets_both_regions_grow():
@@ -44,9 +42,8 @@ def test_coverage_is_the_threshold(threshold):
 @pytest.mark.parametrize("stem", ["any", "coverage"])
 @pytest.mark.parametrize("visible", ["any", "coverage"])
 def test_the_stem_has_a_rule_of_its_own(stem, visible):
-    given = visibility(MaskingOptions(visible=visible, stem=stem), is_image=True)
+    given = visibility(MaskingOptions(visible=visible, stem=stem, coverage=0.5), is_image=True)
     by_rule = {"any": given.visible.any_in, "coverage": lambda window: given.visible.resampled(window, 0.5)}
-    given = replace(given, options=replace(given.options, coverage=0.5))
     after = given.after_convolution(STRIDED)
     assert after.visible is by_rule[stem](STRIDED)
     assert not after.is_image
@@ -61,7 +58,7 @@ def test_patches_of_pixels_have_a_rule_of_their_own(patches, least):
     n, h, w = given.visible.positions.shape
     count = given.visible.positions[:, : h // 2 * 2, : w // 3 * 3].reshape(n, h // 2, 2, w // 3, 3).sum((2, 4))
     assert torch.equal(given.after_convolution(window).visible.positions, count >= least)
-    later = replace(given, is_image=False)
+    later = Visibility(given.visible, given.computed, given.run)
     assert later.after_convolution(window).visible is later.visible.resampled(window, 0.3)
 
 
@@ -70,7 +67,7 @@ def test_a_patch_is_kept_where_none_is_covered_enough():
     positions[0, 0, 0] = True
     window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
     for patches, kept in (("any", True), ("coverage", True), ("all", False)):
-        given = Visibility(Mask(positions), Mask(positions), MaskingOptions(patches=patches), is_image=True)
+        given = Visibility(Mask(positions), Mask(positions), samples.run(MaskingOptions(patches=patches)), is_image=True)
         assert given.after_convolution(window).visible.positions.flatten().tolist() == [kept, False]
 
 
@@ -78,11 +75,11 @@ def test_padding_completes_patches_and_no_more():
     positions = torch.zeros(1, 8, 8, dtype=torch.bool)
     positions[0, :4, :4] = True
     window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
-    aligned = Visibility(Mask(positions), Mask(positions), MaskingOptions(), is_image=True)
+    aligned = Visibility(Mask(positions), Mask(positions), samples.run(), is_image=True)
     assert aligned.padding_for(window)[1] == 0
     partly = positions.clone()
     partly[0, 0, 5] = True
-    beside = Visibility(Mask(partly), Mask(partly), MaskingOptions(), is_image=True)
+    beside = Visibility(Mask(partly), Mask(partly), samples.run(), is_image=True)
     assert beside.padding_for(window)[1] == 3
 
 
@@ -137,7 +134,7 @@ def test_no_more_rings_than_a_window_reaches():
 def test_regions_of_an_image_that_is_all_visible_stay_full():
     full = Mask(torch.ones(1, 6, 7, dtype=torch.bool))
     for options in samples.OPTIONS:
-        given = Visibility(full, full, options, is_image=True)
+        given = Visibility(full, full, samples.run(options), is_image=True)
         for window in (CONV, STRIDED, POINTWISE):
             after = given.after_convolution(window).after_convolution(CONV).after_pooling(window)
             assert after.visible.is_full

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import NCHW, MaskedActivation
-from lm_plugins.masking.padded_activation import PaddedActivation
+from lm_plugins.masking.activation import NCHW, MaskedActivation, PaddedActivation
 from lm_plugins.masking.registry import register_rule
 from lm_plugins.masking.rules.folding import FOLDED
 from lm_plugins.masking.window import Pair, Window
@@ -42,7 +41,7 @@ def conv2d(
     size: Pair = (int(input.shape[2]), int(input.shape[3]))
     kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
     window = _window(kernel, pair(stride), padding if isinstance(padding, str) else pair(padding), pair(dilation), size)
-    margin = input.visibility.margin_of(window)
+    halo = input.visibility.next_halo(window, weight)
     if input.dims == FOLDED:
         n = input.visibility.visible.positions.shape[0]
         if groups % n:
@@ -50,11 +49,11 @@ def conv2d(
                 f"torch.nn.functional.conv2d with groups={groups} would mix the {n} images that are folded into the channels"
             )
         images = MaskedActivation(input.values.reshape(n, -1, *size), input.visibility)
-        padded = images.padded_for(window, margin).reshape(input.shape)
+        padded = images.padded_for(window, halo).reshape(input.shape)
     else:
-        padded = input.padded_for(window, margin)
+        padded = input.padded_for(window, halo)
     values = F.conv2d(padded, weight, bias, stride, padding, dilation, groups)
-    return MaskedActivation(values, input.visibility.after_convolution(window, margin), input.dims)
+    return MaskedActivation(values, input.visibility.after_convolution(window, halo), input.dims)
 
 
 @lru_cache(maxsize=4096)

@@ -20,7 +20,7 @@ def _extremum(function: Callable[..., Any], of_two: Callable[..., Any]) -> Calla
         input: Any, dim: Any = None, keepdim: bool = False, *, other: MaskedActivation | Tensor | None = None
     ) -> Any:
         """Take the larger or smaller of two at every position, or of the channels of each, with their indices."""
-        other = dim if isinstance(dim, (MaskedActivation, Tensor)) else other
+        other = dim if isinstance(dim, Tensor) else other
         if other is not None:
             return of_two(input, other)
         if not isinstance(dim, int) or input.dims[dim] != "C":

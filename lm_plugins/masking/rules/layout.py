@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.activation import NCHW, MaskedActivation, PaddedActivation
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.padded_activation import PaddedActivation
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.folding import folded, unfolded
+from lm_plugins.masking.torch_functions import properties
 
 __all__: list[str] = []
 
@@ -47,6 +47,24 @@ def transpose(input: MaskedActivation, dim0: int, dim1: int) -> MaskedActivation
     dims = list(input.dims)
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     return _relabelled(input, input.values.transpose(dim0, dim1), dims)
+
+
+@register_rule(*properties("mT"))
+def m_t(input: MaskedActivation, owner: Any = None) -> MaskedActivation:
+    """Swap the last two dimensions."""
+    return transpose(input, -2, -1)
+
+
+@register_rule(*properties("T"))
+def t(input: MaskedActivation, owner: Any = None) -> MaskedActivation:
+    """Reverse the order of dimensions."""
+    return permute(input, *reversed(range(input.ndim)))
+
+
+@register_rule(*properties("data"))
+def data(input: MaskedActivation, owner: Any = None) -> MaskedActivation:
+    """The same values, that autograd does not follow."""
+    return input.like(input.values.detach())
 
 
 @register_rule(*spellings("swapaxes"))
@@ -225,6 +243,27 @@ def narrow(input: MaskedActivation, dim: int, start: int, length: int) -> Masked
     index: list[Any] = [slice(None)] * input.ndim
     index[dim] = slice(start, start + length)
     return getitem(input, tuple(index))
+
+
+@register_rule(torch.Tensor.__setitem__)
+def setitem(input: MaskedActivation, index: Any, value: Any) -> None:
+    """Overwrite a part: by numbers or an ordinary tensor, or by an activation, padded to what is visible there.
+
+    What is visible stays: a position that was hidden is hidden, whatever was written there.
+    """
+    if not isinstance(input, MaskedActivation):
+        raise UnsupportedOperatorError(
+            "torch.Tensor.__setitem__ would write an activation of which a part is hidden into an ordinary tensor"
+        )
+    part = getitem(input, index)
+    if isinstance(value, MaskedActivation):
+        if value.dims != part.dims or any(
+            value.shape[i] != part.shape[i] for i, letter in enumerate(part.dims) if letter != "C"
+        ):
+            raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of {part!r} by {value!r}, of other positions")
+        same = value.visibility is part.visibility
+        value = value.values if same else value.completed_to(part.visibility.computed)
+    part.values[...] = value
 
 
 @register_rule(torch.Tensor.__getitem__)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 
 __all__ = ["ELEMENTWISE", "POWERS"]
@@ -32,7 +33,7 @@ def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[
     carriers = [one for one in operands if isinstance(one, MaskedActivation)]
     first = carriers[0]
     for one in operands:
-        if isinstance(one, Tensor):
+        if isinstance(one, Tensor) and not isinstance(one, Carrier):
             _check_broadcast(function, first, one)
     if operands[0] is not first and is_in_place(function):
         raise UnsupportedOperatorError(
@@ -47,10 +48,14 @@ def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[
                 f"{one!r}"
             )
     visibility = first.visibility.after_addition([one.visibility for one in carriers[1:]])
-    region = visibility.computed
-    values = function(
-        *(one.completed_to(region) if isinstance(one, MaskedActivation) else one for one in operands), **kwargs
-    )
+    is_same = all(one.visibility is visibility for one in carriers)
+
+    def complete(one: Any) -> Any:
+        if not isinstance(one, MaskedActivation):
+            return one
+        return one.values if is_same else one.completed_to(visibility.computed)
+
+    values = function(*(complete(one) for one in operands), **kwargs)
     if not is_in_place(function):
         return MaskedActivation(values, visibility, first.dims)
     first.values, first.visibility = values, visibility

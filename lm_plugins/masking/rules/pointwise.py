@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
@@ -19,8 +20,8 @@ _ARITHMETIC = (
     "abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos atan erf sign floor ceil round clamp clip "
     "clamp_min clamp_max nan_to_num positive __neg__ __abs__"
 ).split()
-# In evaluation they return their input; a model that drops at random all the same drops alike at every position.
 _DROPOUT = "dropout dropout1d dropout2d alpha_dropout feature_dropout feature_alpha_dropout".split()
+_RANDOM_IN_TRAINING = ("rrelu", "rrelu_")
 _COPIES = "clone detach contiguous float double half bfloat16 requires_grad_ cpu cuda".split()
 _CONVERSIONS = "to type_as".split()
 
@@ -57,8 +58,48 @@ def _conversion(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-for _function in spellings(*_ACTIVATIONS, *_ARITHMETIC, *_DROPOUT, *_COPIES):
-    register_rule(_function)(_pointwise(_function))
+def _dropout(function: Callable[..., Any]) -> Callable[..., Any]:
+    evaluate = _pointwise(function)
+    by_module = function.__module__ == F.__name__
+
+    def rule(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> Any:
+        """Return the input, in evaluation."""
+        _check_not_training(function, training and train and p > 0)
+        return evaluate(input, p, False, inplace) if by_module else evaluate(input, p, False)
+
+    return rule
+
+
+def _leaky_at_random(function: Callable[..., Any]) -> Callable[..., Any]:
+    evaluate = _pointwise(function)
+
+    def rule(
+        input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *rest: Any, **kwargs: Any
+    ) -> Any:
+        """Act on every position alike, in evaluation."""
+        _check_not_training(function, training)
+        return evaluate(input, lower, upper, False, *rest, **kwargs)
+
+    return rule
+
+
+def _check_not_training(function: Callable[..., Any], is_training: bool) -> None:
+    if is_training:
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} was called with training=True: every answer would be another. Call model.eval(); of a "
+            "dropout layer within a function that is no module, call its own eval()"
+        )
+
+
+for _function in spellings(*_ACTIVATIONS, *_ARITHMETIC, *_COPIES):
+    if _function.__name__ not in _RANDOM_IN_TRAINING:
+        register_rule(_function)(_pointwise(_function))
+
+for _function in spellings(*_DROPOUT):
+    register_rule(_function)(_dropout(_function))
+
+for _function in spellings("rrelu"):
+    register_rule(_function)(_leaky_at_random(_function))
 
 for _function in spellings(*_CONVERSIONS):
     register_rule(_function)(_conversion(_function))

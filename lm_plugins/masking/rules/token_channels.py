@@ -10,7 +10,7 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.patches import merged_patches
 from lm_plugins.masking.registry import register_rule, registered_functions
-from lm_plugins.masking.rules import pointwise, queries
+from lm_plugins.masking.rules import pointwise
 from lm_plugins.masking.rules.normalization import normalized_groups
 from lm_plugins.masking.tokens import MaskedTokens
 
@@ -20,21 +20,6 @@ __all__: list[str] = []
 for _function, _rule in registered_functions().items():
     if _rule.__module__ == pointwise.__name__:
         register_rule(_function, tokens=True)(_rule)
-
-
-def _query(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Any:
-        """Answer for the values of all tokens."""
-        return function(
-            input.values.new_empty(()).expand(input.shape) if input.is_dropped else input.values, *args, **kwargs
-        )
-
-    return rule
-
-
-for _function, _rule in registered_functions().items():
-    if _rule.__module__ == queries.__name__:
-        register_rule(_function, tokens=True)(_query(_function))
 
 
 def _new(function: Callable[..., Any]) -> Callable[..., Any]:

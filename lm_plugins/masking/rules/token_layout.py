@@ -13,6 +13,7 @@ from lm_plugins.masking.dropping import sequence_of
 from lm_plugins.masking.places import CONSTANT, Places, compact
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.torch_functions import properties
 
 __all__: list[str] = []
 
@@ -140,24 +141,50 @@ def expand_as(input: Tensor | MaskedTokens, other: Tensor | MaskedTokens) -> Any
     return input.expand(other.shape)
 
 
+def _same_places(some: Sequence[Places], others: Sequence[Places]) -> bool:
+    return len(some) == len(others) and all(any(one.matches(other) for other in others) for one in some)
+
+
 @register_rule(torch.Tensor.__setitem__, tokens=True)
 def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
     """Overwrite a part, by tokens of the same places or by constants."""
     if not isinstance(input, MaskedTokens):
         raise UnsupportedOperatorError("torch.Tensor.__setitem__ would write tokens into an ordinary tensor")
+    if input.is_dropped and not _holds_tensor(index):
+        part = _lay_out(torch.Tensor.__getitem__, input, (index,), {})
+        values = part.values if isinstance(part, Carrier) else part
+        is_same = not isinstance(value, MaskedTokens) or (
+            isinstance(part, MaskedTokens) and _same_places(part.places, value.places)
+        )
+        if is_same and values.untyped_storage().data_ptr() == input.values.untyped_storage().data_ptr():
+            values[...] = value.values if isinstance(value, MaskedTokens) else value
+            return
     if isinstance(value, MaskedTokens):
-        input.values, input.places = input.whole().values, input.whole().places
+        input.take_over(input.whole())
         value = value.whole()
         part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
-        if len(part) != len(value.places) or not all(any(a.matches(b) for b in value.places) for a in part):
+        if not _same_places(part, value.places):
             raise UnsupportedOperatorError(
                 f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places"
             )
         value = value.values
-    whole = input.whole()
-    input.places, values = whole.places, whole.values.clone()
-    values[index] = value
-    input.values = values
+    input.take_over(input.whole())
+    input.values[index] = value
+
+
+for _name, _dims in (("mT", lambda ndim: (*range(ndim - 2), ndim - 1, ndim - 2)), ("T", lambda ndim: tuple(range(ndim))[::-1])):
+
+    def _swapped(input: MaskedTokens, owner: Any = None, dims: Callable[[int], Any] = _dims) -> Any:
+        """Reorder dimensions."""
+        return torch.permute(input, dims(input.ndim))
+
+    register_rule(*properties(_name), tokens=True)(_swapped)
+
+
+@register_rule(*properties("data"), tokens=True)
+def data(input: MaskedTokens, owner: Any = None) -> MaskedTokens:
+    """The same values, that autograd does not follow."""
+    return input.like(input.values.detach())
 
 
 @register_rule(F.pad, tokens=True)

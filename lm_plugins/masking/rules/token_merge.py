@@ -21,8 +21,8 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
         other = kwargs.pop("exponent") if "exponent" in kwargs else other
         if isinstance(input, MaskedTokens) and isinstance(other, MaskedTokens):
             if not _fit(input, other):
-                other, whole = other.whole(), input.whole()
-                input.values, input.places = whole.values, whole.places
+                other = other.whole()
+                input = _made_whole(function, input)
             places = _merged(function, input, other)
             operands = (input.values, other.values)
         else:
@@ -42,6 +42,13 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
         return MaskedTokens(values, tuple(_raised(one, values.ndim) for one in places)).settled()
 
     return rule
+
+
+def _made_whole(function: Callable[..., Any], input: MaskedTokens) -> MaskedTokens:
+    if is_in_place(function):
+        input.take_over(input.whole())
+        return input
+    return input.whole()
 
 
 def _fit(input: MaskedTokens, other: MaskedTokens) -> bool:
@@ -109,7 +116,7 @@ def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places
             f"{function_name(function)} of tokens of which different ones are visible; with "
             'MaskingOptions(addition="intersection") it is masked'
         )
-    return Places(one.numbers, Visibility(visible, visible, one.visibility.options))
+    return Places(one.numbers, Visibility(visible, visible, one.visibility.run))
 
 
 for _function in spellings(*ELEMENTWISE, *POWERS):

@@ -1,0 +1,68 @@
+"""One call of a model: what all of its activations share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+from weakref import ref
+
+from lm_plugins.masking.halo import Halo
+from lm_plugins.masking.options import MaskingOptions
+
+__all__ = ["Observer", "Pending", "Run", "observing"]
+
+#: Sees every call of a torch function on an activation, together with the next step, and returns its result.
+Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+
+# Read once, when a run starts: threads and hooks within it see the same.
+_observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
+
+
+class Pending(Protocol):
+    """An activation whose values are made as late as possible."""
+
+    def make(self) -> None:
+        """Make them now."""
+
+
+class Run:
+    """One call of a model. Every activation in it holds it.
+
+    Args:
+        options: The semantics.
+        halo: What convolutions compute beyond the visible region; None computes all of it.
+        observer: Sees every call of a rule; by default the one of the `observing` block around.
+
+    Attributes:
+        is_over: Whether the model has returned. From then on its activations read like ordinary tensors.
+    """
+
+    def __init__(self, options: MaskingOptions, halo: Halo | None = None, observer: Observer | None = None) -> None:
+        self.options = options
+        self.halo = halo
+        self.observer = _observer.get() if observer is None else observer
+        self.is_over = False
+        self._pending: ref[Pending] | None = None
+
+    def defer(self, activation: Pending) -> None:
+        """Let an activation wait until a rule is called on another one, which may write into what it is made of."""
+        self._pending = ref(activation)
+
+    def make_pending(self, first: Any) -> None:
+        """Make what waits, unless the rule is called on it, as its first argument."""
+        if self._pending is not None:
+            waiting = self._pending()
+            if waiting is None or first is not waiting:
+                self._pending = None
+                if waiting is not None:
+                    waiting.make()
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Let `observer` see, and possibly change, every call of a rule in the runs that start within the block."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
