@@ -21,6 +21,7 @@ __all__ = [
     "explaining_compiled",
     "running_eagerly",
     "uncompiled",
+    "where_raised",
 ]
 
 #: In every error about code that computes below torch's functions, by which such errors are known.
@@ -128,18 +129,24 @@ def explaining_compiled(model: nn.Module) -> Iterator[None]:
         is_refusal = not is_ours and re.search("Masked(Activation|Tokens)|TorchScript interpreter", text)
         if BELOW not in text and not is_refusal:
             raise
-        names = {id(module): name for name, module in model.named_modules()}
-        where, step = "(outside of any module)", error.__traceback__
-        while step is not None:
-            owner = step.tb_frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and id(owner) in names:
-                where = f"{names[id(owner)] or '(the model)'} ({type(owner).__name__})"
-            step = step.tb_next
+        where = where_raised(model, error)
         words = next((line for line in text.splitlines() if BELOW in line), text.partition("\n")[0])
         raise UnsupportedOperatorError(
             f"a function that computes on tensors {BELOW} was called in {where!r}, such as one compiled by torch.jit.script "
             f"or written in C++. Replace it by Python code that calls torch functions. Its own words: {words}"
         ) from error
+
+
+def where_raised(model: nn.Module, error: BaseException) -> str:
+    """The innermost module of a model that an error came through, with its class."""
+    names = {id(module): name for name, module in model.named_modules()}
+    where, step = "(outside of any module)", error.__traceback__
+    while step is not None:
+        owner = step.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            where = f"{names[id(owner)] or '(the model)'} ({type(owner).__name__})"
+        step = step.tb_next
+    return where
 
 
 @contextmanager

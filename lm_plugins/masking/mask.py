@@ -35,6 +35,9 @@ class Mask:
             became images, images repeated. So they can be put back.
     """
 
+    #: The types of devices on which Python may look at positions at once; of others, it would wait for them.
+    looked_at_on = frozenset({"cpu"})
+
     def __init__(self, positions: Tensor, inside: Tensor | None = None, origin: "_Origin | None" = None) -> None:
         self.positions = positions
         self.inside = inside
@@ -74,7 +77,7 @@ class Mask:
     @property
     def is_on_host(self) -> bool:
         """Whether its positions can be looked at and counted at once: elsewhere, Python would wait for the device."""
-        return self.positions.device.type == "cpu"
+        return self.positions.device.type in self.looked_at_on
 
     @property
     def is_full(self) -> bool:

@@ -18,7 +18,7 @@ from lm_plugins.errors import (
 )
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled
+from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled, where_raised
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.halo import Halo, run_with_halo
 from lm_plugins.masking.mask import Mask
@@ -353,7 +353,7 @@ def _check_mode(model: nn.Module) -> None:
 
 def _explain(error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions) -> str:
     found = coverage(model, x[:1], options)
-    return f"{error}. {found.advice()}" if not found else f"{error}."
+    return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 
 def _ordinary(output: Any) -> Any:

@@ -1,7 +1,6 @@
 """Neighbour padding: hidden positions near the known region take the mean of their known neighbours, ring by ring."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -158,10 +157,18 @@ class _Patterns:
         self.steps = torch.tensor(_NEIGHBOURS)[order].to(device)  # (256, 8, 2): down, right
 
 
-@lru_cache(maxsize=8)
+_known_patterns: dict[tuple[float, float, torch.device], _Patterns] = {}
+
+
 def _patterns(diagonal: float, epsilon: float, device: torch.device) -> _Patterns:
-    with torch.inference_mode(False):  # what inference makes, autograd may not use later
-        return _Patterns(diagonal, epsilon, device)
+    key = (diagonal, epsilon, device)
+    if key not in _known_patterns:
+        with torch.inference_mode(False):  # what inference makes, autograd may not use later
+            made = _Patterns(diagonal, epsilon, device)
+        if type(made.scale) is not Tensor:  # made while somebody only pretends to compute
+            return made
+        _known_patterns[key] = made
+    return _known_patterns[key]
 
 
 def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tensor:

@@ -7,8 +7,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 import lm_plugins as lm
-from lm_plugins.masking import Mask, run_masked
-from lm_plugins.masking.neighbour_padding import _patterns
+from lm_plugins.masking import run_masked
+from lm_plugins.testing import as_on_accelerator
 
 MODELS = (
     "resnet18 resnet50 vgg11 densenet121 mobilenet_v3_small efficientnet_b0 convnext_tiny googlenet inception_v3 "
@@ -17,12 +17,10 @@ MODELS = (
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
+def elsewhere():
     """Regions that pretend to be on another device."""
-    monkeypatch.setattr(Mask, "is_on_host", property(lambda self: False))
-    _patterns.cache_clear()
-    yield
-    _patterns.cache_clear()  # what was made of fake tensors
+    with as_on_accelerator():
+        yield
 
 
 @pytest.mark.parametrize("name", MODELS)
