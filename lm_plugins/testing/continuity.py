@@ -1,5 +1,6 @@
 """Continuity: a little less to see changes little, and what shows something is not the empty image."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -26,7 +27,9 @@ _FEW = 64
 def continuity(judge: Judge, bound: float) -> Iterator[tuple[str, Kept]]:
     """Check both laws on the first image.
 
-    Their measure is how far hiding everything moves the output, since that is where a region that is lost moves it.
+    Their measure is how far hiding everything moves the output, since that is where a region that is lost moves it. A
+    network with random weights may be chaotic: one pixel of another value moves the plain output far. That is no fault of
+    masking, so a hidden pixel may move the output twice as far as another value of it moves the plain model.
 
     Args:
         judge: Of the model. A law that fails, or that cannot be judged, is repeated in float64.
@@ -102,6 +105,16 @@ class _OneImage:
         rounding = 1000 * torch.finfo(self.x.dtype).eps
         return [float((a - b).norm()) > rounding * float(a.norm()) for a, b in zip(self.full, self.none, strict=True)]
 
+    def sensitivity(self, pixel: tuple[int, int]) -> float:
+        """How far the plain model moves when a pixel takes the value of its neighbour, or 0: chaotic networks move far."""
+        row, column = pixel
+        moved = []
+        for value in (self.x[..., row, column - 1], torch.zeros_like(self.x[..., 0, 0])):
+            other = self.x.clone()
+            other[..., row, column] = value
+            moved.append(self.share(self.plain(other), self.full))
+        return max(moved)
+
     def share(self, got: list[Tensor], expected: list[Tensor]) -> float:
         """How far two outputs are from each other, as a share of how far hiding everything goes; of several, the most."""
         found = zip(got, expected, self.full, self.none, self._is_moved, strict=True)
@@ -120,13 +133,15 @@ def _one_more(image: _OneImage, bound: float) -> Kept | str | None:
         less = mask.clone()
         less[pixel] = False
         share = image.share(image.masked(less), output)
-        if not share <= bound:
-            return (
-                f"Where {name} is visible, hiding the pixel {pixel} too moves the output {share:.0%} as far as hiding "
-                f"everything does; {bound:.0%} at most is little. A rule may lose the region: look at input.visibility "
-                "after each. If the model looks at so few positions that one of them is this much, pass a higher "
-                "continuity, or None."
-            )
+        if share > bound or math.isnan(share):
+            own = image.sensitivity(pixel)
+            if not share <= 2 * own or image.share(image.masked(less), image.none) <= _NOTHING:
+                return (
+                    f"Where {name} is visible, hiding the pixel {pixel} too moves the output {share:.0%} as far as hiding "
+                    f"everything does; {bound:.0%} at most is little. Other values of that pixel move the plain model by "
+                    f"{own:.0%}. A rule may lose the region: look at input.visibility after each. If the model looks at so "
+                    "few positions that one of them is this much, pass a higher continuity, or None."
+                )
         largest = max(largest, share)
     return Kept(f"at most {largest:.1%} as far as hiding everything", largest)
 

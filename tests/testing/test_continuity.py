@@ -82,13 +82,40 @@ def test_a_resnet_on_a_small_image():
     check_model(torchvision.models.resnet18(weights=None).eval(), torch.randn(2, 3, 32, 32), gradients=False)
 
 
-def test_a_small_bound_is_broken_and_none_checks_nothing():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+def test_the_bound_is_a_choice():
+    model = nn.Sequential(nn.Tanh(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     x = torch.randn(2, 3, 12, 14)
-    with pytest.raises(errors.ConformanceError, match="0% at most is little") as caught:
-        check_model(model, x, continuity=0)
+
+    def rule(input):
+        return input.like(input.values.tanh() * (1.3 if input.is_hidden().any() else 1))
+
+    with lm.override_rule(torch.tanh, rule):
+        assert LITTLE in check_model(model, x).laws
+        with pytest.raises(errors.ConformanceError, match="10% at most is little") as caught:
+            check_model(model, x, continuity=0.1)
     assert caught.value.law == LITTLE
     assert LITTLE not in check_model(model, x, continuity=None).laws
+
+
+class Chaotic(nn.Module):
+    def forward(self, x):
+        return (1e4 * x).sin()
+
+
+def test_a_chaotic_model_is_not_blamed_unless_the_region_is_lost():
+    model = nn.Sequential(
+        nn.Tanh(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Chaotic(), nn.Linear(4, 2)
+    )
+    x = torch.randn(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
+    assert check_model(model.eval(), x).laws[LITTLE].difference > 0.5
+
+    def rule(input):
+        visible = (~input.is_hidden()).expand(len(input.values), 1, *input.values.shape[2:])[:, 0]
+        return samples.activation(input.values.tanh(), visible & visible.all((1, 2))[:, None, None])
+
+    with lm.override_rule(torch.tanh, rule), pytest.raises(errors.ConformanceError) as caught:
+        check_model(model, x)
+    assert caught.value.law == LITTLE
 
 
 def test_what_cannot_be_judged_is_said():
