@@ -279,6 +279,7 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "RuleError": TypeError,
         "DuplicateRuleError": ValueError,
         "UnsupportedOperatorError": NotImplementedError,
+        "VerificationError": RuntimeError,
         "MissingDependencyError": ImportError,
     }
     assert {*errors.__all__} == {

@@ -1,11 +1,14 @@
 """Two results of a function compared: activations where they are not hidden, everything else as it is."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["difference", "first_nonfinite", "image_of", "known_values"]
+from lm_plugins.testing.case import changed, tensors
+
+__all__ = ["difference", "distance", "first_nonfinite", "image_of", "in_double", "known_values"]
 
 
 def known_values(part: Any) -> Tensor:
@@ -44,6 +47,37 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-5) -> str | None:
     return None if got == expected else f"got {got!r}, expected {expected!r}"
 
 
+def distance(got: Any, expected: Any) -> float:
+    """How far two outputs are from each other, relative to the largest number of each tensor expected.
+
+    Args:
+        got: Tensors or anything else, in lists, tuples or dicts.
+        expected: The same.
+
+    Returns:
+        The largest distance; infinite where more than finite numbers differ, such as shapes, dtypes, NaN or integers.
+    """
+    if difference(got, expected, tolerance=math.inf) is not None:
+        return math.inf
+    pairs = zip(tensors(got), tensors(expected), strict=True)
+    return max((_relative(*pair) for pair in pairs if pair[1].is_floating_point() and pair[1].numel()), default=0.0)
+
+
+def _relative(got: Tensor, expected: Tensor) -> float:
+    apart = torch.where(got == expected, 0.0, (got - expected).abs().nan_to_num(0.0, posinf=math.inf))
+    return float(apart.max()) / _scale(expected)
+
+
+def _scale(expected: Tensor) -> float:
+    finite = expected[expected.isfinite()]
+    return max(float(finite.abs().max()), torch.finfo(expected.dtype).tiny) if finite.numel() else 1.0
+
+
+def in_double(output: Any) -> Any:
+    """An output with its floating-point tensors in float64."""
+    return changed(output, lambda one: one.double() if one.is_floating_point() else one)
+
+
 def _regions(got: Any, expected: Any) -> str | None:
     if got.values.shape != expected.values.shape or getattr(got, "dims", None) != getattr(expected, "dims", None):
         return f"got {got!r}, expected {expected!r}"
@@ -59,9 +93,7 @@ def _numbers(got: Tensor, expected: Tensor, tolerance: float) -> str | None:
         return None
     same = (got == expected) | (got.isnan() & expected.isnan())
     if tolerance and got.is_floating_point():
-        finite = expected[expected.isfinite()]
-        scale = max(float(finite.abs().max()), torch.finfo(got.dtype).tiny) if finite.numel() else 1.0
-        same = same | ((got - expected).abs() <= tolerance * scale)
+        same = same | ((got - expected).abs() <= tolerance * _scale(expected))
     if bool(same.all()):
         return None
     where = tuple(int(one) for one in (~same).nonzero()[0])

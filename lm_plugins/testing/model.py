@@ -1,19 +1,20 @@
 """A whole model put to the test: `check_model`."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.errors import ConformanceError, ShapeError, UnsupportedOperatorError
-from lm_plugins.masking import LayerMasked, MaskingOptions, as_visible, coverage, observing, run_masked
-from lm_plugins.masking.registry import function_name
+from lm_plugins.errors import OptionError, ShapeError, UnsupportedOperatorError
+from lm_plugins.masking import MaskingOptions, as_visible, coverage
 from lm_plugins.testing.case import tensors
-from lm_plugins.testing.comparison import difference, first_nonfinite, image_of
-from lm_plugins.testing.garbage import carriers, overwrite, overwrite_hidden
+from lm_plugins.testing.conformance import Kept, ModelConformance
+from lm_plugins.testing.continuity import continuity as continuity_laws
+from lm_plugins.testing.model_laws import COMPARISONS
+from lm_plugins.testing.rounding import Judge
+from lm_plugins.testing.subject import Subject
 
 __all__ = ["check_model"]
+
+GRADIENTS = "gradients of hidden pixels are zero, those of visible ones exist"
 
 
 def check_model(
@@ -22,58 +23,81 @@ def check_model(
     visible: Tensor | None = None,
     *,
     options: MaskingOptions | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
     gradients: bool = True,
-) -> None:
+    continuity: float | None = 0.5,
+) -> ModelConformance:
     """Check that a model keeps the laws of layer masking.
 
     - Every function that it calls has a rule.
-    - All visible is the plain model, bit for bit.
+    - All visible is the plain model.
     - Hidden pixels may hold anything: 1e30, infinities, NaN.
     - An image of a batch gives what it gives alone.
     - Nothing visible gives finite numbers that do not depend on the image.
     - Garbage that is written to all hidden positions after every operation never surfaces.
+    - Hiding one more pixel changes little, and what shows something is not the empty image.
     - Gradients of hidden pixels are zero, those of visible ones are finite and exist.
+
+    A law holds bit for bit or up to rounding, and the result says which. Rounding is measured: what does not hold bit for
+    bit is repeated on a copy of the model in float64 (one in float64 is measured against a copy in float32). The
+    difference has to shrink with the precision, to less than 100 times what the expected output itself is rounded by.
+    The model is not touched; the copy takes its memory twice, for as long as this runs.
 
     Args:
         model: A model of images in evaluation mode.
         x: Images ``(N, C, H, W)`` that it takes; a single one is used twice.
         visible: Masks, as for `lm_plugins.LayerMasked`; by default a different one for every image.
         options: The semantics; by default those of `lm_plugins.MaskingOptions`.
-        tolerance: Of numbers, relative to the largest one of the output. Rounding in very deep models with random
-            weights may need more.
+        tolerance: Accepts differences up to this share of the largest number of the output without a copy: quicker, and
+            for models that cannot be copied or run in float64. None accepts none.
         gradients: Whether to check gradients, which takes the memory of a training step.
+        continuity: How far hiding one pixel may move the output, as a share of how far hiding all of them does; from 0,
+            up to 1. None leaves continuity unchecked.
+
+    Returns:
+        The laws, and how each is kept.
 
     Raises:
-        ConformanceError: A law is broken. The message says which, and where.
+        ConformanceError: A law is broken. The message says which, where, by how much, and what to do. Or it does not hold
+            bit for bit, and no copy can tell why.
         UnsupportedOperatorError: The model calls functions that have no rule; all are listed.
+        ShapeError: `x` is no batch of images.
+        OptionError: `tolerance` or `continuity` is out of its range.
 
     Example:
         >>> import torch
         >>> from lm_plugins.testing import check_model
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
-        >>> check_model(model.eval(), torch.randn(2, 3, 32, 32))
+        >>> found = check_model(model.eval(), torch.randn(2, 3, 32, 32))
+        >>> found.is_bit_for_bit
+        True
     """
     options = MaskingOptions() if options is None else options
     if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
         raise ShapeError(f"check_model needs images (N, C, H, W), got {tuple(getattr(x, 'shape', ()))}.")
+    for name, share in (("tolerance", tolerance), ("continuity", continuity)):
+        if share is not None and not 0 <= share <= 1:
+            raise OptionError(f"{name} of check_model is a share from 0 to 1, or None; got {share!r}.")
     if len(x) == 1:
         x = torch.cat([x, x])
         visible = visible if visible is None or visible.ndim < 3 else visible.expand(2, *visible.shape[1:])
     region = _masks(x) if visible is None else as_visible(visible, x)
-    check = _Check(model, x, region, options, tolerance)
+    judge = Judge(Subject(model, x, region, options), tolerance)
+    kept: dict[str, Kept] = {}
     with torch.no_grad():
         found = coverage(model, x[:1], options)
         if not found:
             raise UnsupportedOperatorError(f"{type(model).__name__} calls functions without a rule. {found.advice()}")
-        expected = check.run(x, region)
-        check.all_visible()
-        check.hidden_pixels(expected)
-        check.batch(expected)
-        check.nothing_visible()
-        check.garbage(expected)
+        for law in COMPARISONS:
+            kept[law.name] = judge.judge(law)
+        if continuity is not None:
+            kept.update(continuity_laws(judge, continuity))
     if gradients:
-        check.gradients()
+        problem = _gradients(judge.subject)
+        if problem is not None:
+            raise judge.broken(GRADIENTS, problem)
+        kept[GRADIENTS] = Kept("exactly")
+    return ModelConformance(type(model).__name__, kept)
 
 
 def _masks(x: Tensor) -> Tensor:
@@ -88,103 +112,24 @@ def _masks(x: Tensor) -> Tensor:
     return torch.stack([masks[i % 3] for i in range(n)]).to(x.device)
 
 
-class _Check:
-    """The laws, for one model, batch and semantics."""
-
-    def __init__(self, model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions, tolerance: float) -> None:
-        self.model, self.x, self.visible = model, x, visible
-        self.options, self.tolerance = options, tolerance
-
-    def run(self, x: Tensor, visible: Tensor) -> Any:
-        return run_masked(self.model, x, visible, self.options)
-
-    def require(self, law: str, problem: str | None) -> None:
-        if problem is not None:
-            raise ConformanceError(law, f"{type(self.model).__name__} breaks a law: {law}.\n  {problem}")
-
-    def all_visible(self) -> None:
-        everything = torch.ones_like(self.visible)
-        self.require(
-            "all visible is the plain model, bit for bit",
-            difference(self.run(self.x, everything), self.model(self.x), tolerance=0),
-        )
-
-    def hidden_pixels(self, expected: Any) -> None:
-        masked = LayerMasked(self.model, self.options)
-        for value in (0.0, 1e30, torch.inf, torch.nan):
-            x = torch.where(self.visible[:, None], self.x, value)
-            found = difference(masked(x, self.visible), expected, tolerance=0)
-            self.require(
-                "hidden pixels may hold anything",
-                None if found is None else f"with {value:g} in hidden pixels, {found}",
+def _gradients(subject: Subject) -> str | None:
+    """What is wrong with the gradients, or None. A zero is a zero in every dtype, so that nothing is repeated."""
+    x = subject.x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        outputs = [one for one in tensors(subject.run(x, subject.visible)) if one.requires_grad]
+        total = sum((one.square().sum() for one in outputs), torch.zeros((), device=x.device))
+    if not outputs:
+        return "No output has a gradient: a rule may detach its input."
+    gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+    hidden = ~subject.visible[:, None].expand_as(gradient)
+    for wrong, text in ((hidden & (gradient != 0), "a hidden pixel"), (~gradient.isfinite(), "a pixel")):
+        if bool(wrong.any()):
+            where = tuple(int(one) for one in wrong.nonzero()[0])
+            return (
+                f"The gradient of {text}, at {where}, is {gradient[where].item():g}: use torch.where in rules, rather than "
+                "multiplication by the mask."
             )
-
-    def batch(self, expected: Any) -> None:
-        law, count = "an image of a batch gives what it gives alone", len(self.x)
-        for i in range(count):
-            alone = self.run(self.x[i : i + 1], self.visible[i : i + 1])
-            try:
-                found = difference(image_of(expected, i, count), image_of(alone, 0, 1), self.tolerance)
-            except ValueError as error:
-                found = str(error)
-            self.require(law, None if found is None else f"image {i} of the batch, {found} alone")
-
-    def nothing_visible(self) -> None:
-        law = "nothing visible gives finite numbers that do not depend on the image"
-        nothing = torch.zeros_like(self.visible[:2])
-        output = self.run(torch.stack([self.x[0], self.x[1] * 1e6]), nothing)
-        self.require(law, first_nonfinite(output))
-        self.require(law, difference(image_of(output, 0, 2), image_of(output, 1, 2), tolerance=0))
-
-    def garbage(self, expected: Any) -> None:
-        law = "garbage at hidden positions never surfaces"
-        with observing(overwrite_hidden()):
-            found = difference(self.run(self.x, self.visible), expected, self.tolerance)
-        if found is not None:
-            self.require(law, f"{self._culprit(expected)}{found}")
-
-    def _culprit(self, expected: Any) -> str:
-        """The first call after which garbage in its result alone surfaces."""
-        last = 1
-        call = 0
-        while call < last:
-            calls: list[str] = []
-
-            def overwrite_one(
-                function: Callable[..., Any],
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                act: Callable[[], Any],
-                calls: list[str] = calls,
-                chosen: int = call,
-            ) -> Any:
-                result = act()
-                calls.append(function_name(function))
-                for one in carriers(result) if len(calls) == chosen + 1 else []:
-                    overwrite(one, None, torch.Generator().manual_seed(0))
-                return result
-
-            with observing(overwrite_one):
-                output = self.run(self.x, self.visible)
-            if difference(output, expected, self.tolerance) is not None:
-                readers = ", ".join(dict.fromkeys(calls[call + 1 : call + 4])) or "the output"
-                return f"garbage in the result of {calls[call]} (call {call}; next come {readers}) reaches the output: "
-            last, call = len(calls), call + 1
-        return "garbage in the results of several calls reaches the output: "
-
-    def gradients(self) -> None:
-        law = "gradients of hidden pixels are zero, those of visible ones exist"
-        x = self.x.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            outputs = [one for one in tensors(self.run(x, self.visible)) if one.requires_grad]
-            total = sum((one.square().sum() for one in outputs), torch.zeros((), device=x.device))
-        self.require(law, None if outputs else "no output has a gradient")
-        gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
-        hidden = ~self.visible[:, None].expand_as(gradient)
-        for wrong, text in ((hidden & (gradient != 0), "a hidden pixel"), (~gradient.isfinite(), "a pixel")):
-            if bool(wrong.any()):
-                where = tuple(int(one) for one in wrong.nonzero()[0])
-                self.require(law, f"the gradient of {text}, at {where}, is {gradient[where].item():g}")
-        seen = self.visible.flatten(1).any(1)
-        lost = seen & (gradient == 0).flatten(1).all(1)
-        self.require(law, f"image {int(lost.nonzero()[0])} has no gradient at all" if bool(lost.any()) else None)
+    lost = subject.visible.flatten(1).any(1) & (gradient == 0).flatten(1).all(1)
+    if bool(lost.any()):
+        return f"Image {int(lost.nonzero()[0])} has no gradient at all: a rule may detach its input."
+    return None

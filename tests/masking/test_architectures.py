@@ -57,6 +57,13 @@ PUBLISHED = ("alexnet", "densenet", "efficientnet_", "mobilenet_", "resnet", "re
 # what the laws are about. With these gains of their norms, and statistics of the images, they behave as if trained.
 GAINS = {"efficientnet_": 0.1, "mobilenet_v3_": 0.1, "regnet_y_": 0.05}
 
+# These hold bit for bit in a CNN; the others up to rounding.
+EXACT = (
+    "all visible is the plain model",
+    "hidden pixels may hold anything",
+    "nothing visible gives finite numbers that do not depend on the image",
+)
+
 # Inception v3 needs 75 pixels.
 HEIGHT, WIDTH = 80, 96
 
@@ -139,7 +146,10 @@ def test_all_visible_is_the_plain_model_bit_for_bit(subject):
 def test_laws(subject):
     for options in subject.options():
         gradients = subject.name not in LARGE and options == lm.MaskingOptions()
-        check_model(subject.model, subject.x, subject.visible, options=options, gradients=gradients)
+        found = check_model(
+            subject.model, subject.x, subject.visible, options=options, gradients=gradients, tolerance=1e-5
+        )
+        assert all(found.laws[law].how == "bit for bit" for law in EXACT)
 
 
 @torch.inference_mode()

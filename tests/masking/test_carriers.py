@@ -286,9 +286,10 @@ def test_a_layer_that_trains_within_a_function_is_refused(layer, body, x):
 def test_what_a_hook_keeps_reads_like_a_tensor_afterwards(body, x):
     kept = []
     handle = body[0].register_forward_hook(lambda module, inputs, output: kept.append(output.cpu().detach()))
-    model = Code(body, lambda y: y).eval()
+    model, visible = Code(body, lambda y: y).eval(), torch.zeros_like(VISIBLE)
+    visible[:, :, : W // 2] = True
     try:
-        lm.LayerMasked(model)(x, VISIBLE)
+        lm.LayerMasked(model)(x, visible)
     finally:
         handle.remove()
     activation = kept[-1]

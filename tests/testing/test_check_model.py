@@ -28,7 +28,7 @@ def x():
 
 
 def test_good_models_pass(model, x):
-    check_model(model, x)
+    assert check_model(model, x).is_bit_for_bit
     check_model(model, x[:1])
     check_model(model[:4].eval(), x)  # ends in a map
     check_model(model, x, torch.rand(12, 14) > 0.5, options=lm.MaskingOptions(visible="any", computed="visible"))
@@ -37,7 +37,7 @@ def test_good_models_pass(model, x):
 
 BAD = {
     "a difference with all visible": (
-        "all visible is the plain model, bit for bit",
+        "all visible is the plain model",
         lambda input: input.like(input.values.tanh() + 1e-6),
         "at (0, 0)",
     ),
@@ -98,6 +98,8 @@ def test_mistakes(model, x):
         check_model(nn.Sequential(model[0], Gamma()).eval(), x)
     with pytest.raises(errors.ShapeError, match=r"needs images \(N, C, H, W\), got \(3, 12, 14\)"):
         check_model(model, x[0])
+    with pytest.raises(errors.OptionError, match=r"tolerance of check_model is a share from 0 to 1, or None; got 2"):
+        check_model(model, x, tolerance=2)
     with pytest.raises(errors.TrainingModeError):
         check_model(model.train(), x)
 
