@@ -151,9 +151,9 @@ class LayerMasked(nn.Module):
             self._learned[kind] = learned
         return learned
 
-    def _run_all_visible(self, x: Tensor) -> Any:
+    def _run_all_visible(self, model: nn.Module, x: Tensor) -> Any:
         everything = torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device)
-        return run_masked(self.model, x, everything, self.options)
+        return run_masked(model, x, everything, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was learned about the model: a copy has a model of its own."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lm_plugins.errors import InputTypeError
 from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Run, Visibility
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, registered_functions
 
 __all__ = ["Case", "Image", "cases", "changed", "tensors"]
@@ -189,9 +190,9 @@ def _masks(n: int, h: int, w: int) -> Iterator[Tensor]:
 
 
 def changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Arguments with every tensor and every image in them changed."""
+    """Arguments with every ordinary tensor and every image in them changed."""
     if isinstance(value, (Tensor, Image)):
-        return change(value)
+        return value if isinstance(value, Carrier) else change(value)
     if isinstance(value, dict):
         return {name: changed(one, change) for name, one in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_make"):
@@ -202,7 +203,7 @@ def changed(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors in arguments or in a result."""
+    """The ordinary tensors in arguments or in a result."""
     found: list[Tensor] = []
     changed(value, lambda one: found.append(one))
     return found

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.run import Observer
 
 __all__ = ["carriers", "overwrite_hidden"]
@@ -16,7 +17,7 @@ def carriers(value: Any) -> list[Any]:
         return [found for one in value for found in carriers(one)]
     if isinstance(value, dict):
         return carriers(list(value.values()))
-    return [value] if hasattr(type(value), "is_hidden") else []
+    return [value] if isinstance(value, Carrier) else []
 
 
 def overwrite_hidden(value: float | None = None, seed: int = 0) -> Observer:

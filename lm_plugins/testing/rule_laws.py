@@ -179,7 +179,7 @@ def _signatures(function: Callable[..., Any], rule: Callable[..., Any]) -> list[
 
 def _arguments(case: Case) -> str | None:
     args, kwargs, made = case.prepared()
-    ordinary = [one for one in tensors((args, kwargs)) if not hasattr(type(one), "is_hidden")]
+    ordinary = tensors((args, kwargs))
     held = [one.clone() for one in ordinary]
     before = [(one, one.visibility, known_values(one).clone()) for one in made]
     result = case.call(args, kwargs)
