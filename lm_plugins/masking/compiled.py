@@ -57,8 +57,10 @@ def _opaque(module: nn.Module) -> str | None:
             "that were compiled while the model was built often have a switch for it."
         )
     kind = type(module).__module__
-    # Dynamically quantized layers take ordinary tensors in floating point; those of a head need no rule.
-    if kind.startswith(_QUANTIZED) and type(module).__name__ != "LinearPackedParams":
+    # Dynamically quantized layers take ordinary tensors in floating point; those of a head need no rule. The others here are
+    # in models that may be quantized, and were not.
+    is_harmless = type(module).__name__ in ("LinearPackedParams", "FloatFunctional", "FXFloatFunctional")
+    if kind.startswith(_QUANTIZED) and not is_harmless:
         return (
             "is quantized: layer masking needs floating-point activations. Pass the model from before quantization; its "
             "explanation differs as little as its outputs do."

@@ -76,6 +76,36 @@ def _dropped(places: Places) -> Places | None:
     return Places(places.numbers.gather(sequence.dim, index), places.visibility, whole=places)
 
 
+def as_dropped(places: Places, like: Places) -> Places | None:
+    """Of a sequence of all tokens, the places of its constants and of those that stay in another; None if it is none."""
+    sequence, other = sequence_of(places), sequence_of(cast(Places, like.whole))
+    if sequence is None or other is None:
+        return None
+
+    def make() -> Places:
+        constants = places.numbers.narrow(sequence.dim, 0, sequence.prefix)
+        kept = like.numbers.narrow(other.dim, other.prefix, like.numbers.shape[other.dim] - other.prefix)
+        n = places.map_shape[0]
+        # Of every image, the positions that stay, where the sequence has its dimension for tokens.
+        index = kept.movedim(other.dim, -1).reshape(n, -1) % (places.map_shape[1] * places.map_shape[2])
+        spatial = places.numbers.narrow(sequence.dim, sequence.prefix, places.numbers.shape[sequence.dim] - sequence.prefix)
+        shape = [1 if i == sequence.dim else size for i, size in enumerate(spatial.shape)]
+        index = index.reshape(*shape, -1).movedim(-1, sequence.dim).squeeze(sequence.dim + 1)
+        return Places(
+            torch.cat([constants.expand(*_but(index.shape, sequence.dim, sequence.prefix)), spatial.gather(sequence.dim, index)], sequence.dim),
+            places.visibility,
+            whole=places,
+        )
+
+    if places.numbers.numel() // places.numbers.shape[sequence.dim] != places.map_shape[0]:
+        return None  # windows, or copies of images
+    return places.derived(("as dropped", id(like)), lambda: (make(), like))[0]
+
+
+def _but(shape: torch.Size, dim: int, size: int) -> list[int]:
+    return [size if i == dim else other for i, other in enumerate(shape)]
+
+
 def gathered(values: Tensor, places: Places) -> Tensor:
     """Of values with an entry for every token, those of the tokens that stay. Without such entries, as they are."""
     sequence, numbers = cast(Sequence, sequence_of(cast(Places, places.whole))), places.numbers

@@ -352,7 +352,7 @@ def _check_mode(model: nn.Module) -> None:
 
 
 def _explain(error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions) -> str:
-    found = coverage(model, x[:1], options)
+    found = coverage(model, x, options)
     return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 

@@ -200,8 +200,10 @@ def compact(numbers: Tensor) -> Tensor:
         if numbers.shape[dim] > 1 and numbers.stride(dim) == 0:
             numbers = numbers.narrow(dim, 0, 1)
     for dim in range(numbers.ndim):
+        if numbers.shape[dim] < 2:
+            continue
         first, last = numbers.narrow(dim, 0, 1), numbers.narrow(dim, numbers.shape[dim] - 1, 1)
         # The ends differ nearly wherever anything does, and are quick to compare.
-        if numbers.shape[dim] > 1 and torch.equal(first, last) and bool((numbers == first).all()):
+        if torch.equal(first, last) and bool((numbers == first).all()):
             numbers = first
     return numbers

@@ -127,9 +127,9 @@ def stack(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedA
     """Stack along a new channel dimension: what is visible as for a concatenation."""
     carriers = [one for one in tensors if isinstance(one, MaskedActivation)]
     dims = list(carriers[0].dims)
-    if any(one.dims != carriers[0].dims for one in carriers) or dim % (len(dims) + 1) == 0:
+    if any(one.dims != carriers[0].dims for one in carriers):
         raise UnsupportedOperatorError(
-            f"torch.stack is masked behind the batch, for activations with the same dimensions only; got dim={dim} of "
+            f"torch.stack is masked for activations with the same dimensions only; got dim={dim} of "
             f"{[one.dims for one in carriers]}"
         )
     dims.insert(dim % (len(dims) + 1), "C")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.dropping import sequence_of
+from lm_plugins.masking.dropping import as_dropped, gathered, sequence_of
 from lm_plugins.masking.places import CONSTANT, Places, compact
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.tokens import MaskedTokens
@@ -21,6 +21,7 @@ _MOVES = (
     "permute transpose swapdims swapaxes movedim moveaxis squeeze unsqueeze narrow select chunk split tensor_split unbind "
     "roll flip expand repeat tile repeat_interleave index_select"
 ).split()
+_CUTS = "narrow select chunk split split_with_sizes tensor_split index_select __getitem__".split()
 _RESHAPES = "reshape view flatten unflatten reshape_as view_as".split()
 
 
@@ -69,12 +70,69 @@ def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: An
             (shape,),
             {},
         )
+    if function.__name__ in _CUTS:
+        return _cut_dropped(function, input, args, kwargs, after)
     values = function(input.values, *args, **kwargs)
     places = _places_after(function, input.places, input.values.shape, args, kwargs)
     if isinstance(values, Tensor):
         return MaskedTokens(values, _beside(input.places, places, after)).settled()
     parts = zip(values, zip(*places, strict=True), zip(*after, strict=True), strict=True)
     return tuple(MaskedTokens(one, _beside(input.places, kept, full)).settled() for one, kept, full in parts)
+
+
+def _cut_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any, after: Any) -> Any:
+    """Cut a sequence of which tokens were dropped: where numbers of tokens count from the first or the last of all."""
+    is_single = isinstance(after[0], Places)
+    full_of = [after] if is_single else list(zip(*after, strict=True))
+    try:
+        values = function(input.values, *args, **kwargs)
+        places = _places_after(function, input.places, input.values.shape, args, kwargs)
+        found = (values,) if is_single else tuple(values)
+        kept_of: list[Any] = [places] if is_single else list(zip(*places, strict=True))
+        is_right = len(found) == len(full_of) and all(
+            _as_expected(input.places, kept, full) for kept, full in zip(kept_of, full_of, strict=True)
+        )
+    except (IndexError, RuntimeError, ValueError):
+        is_right = False
+    if not is_right:
+        whole = input.whole()
+        cut = function(whole.values, *args, **kwargs)
+        found, kept_of = (cut,) if is_single else tuple(cut), [None] * len(full_of)
+    parts = []
+    for one, kept, full in zip(found, kept_of, full_of, strict=True):
+        if kept is not None:
+            parts.append(MaskedTokens(one, _beside(input.places, kept, full)).settled())
+            continue
+        shortened = [
+            now if before.whole is None or now.is_constant else as_dropped(now, before)
+            for before, now in zip(input.places, full, strict=True)
+        ]
+        if any(now is None for now in shortened):
+            parts.append(MaskedTokens(one, tuple(full)).settled())
+            continue
+        for now in shortened:
+            one = one if now.whole is None else gathered(one, now)  # type: ignore[union-attr]
+        parts.append(MaskedTokens(one, tuple(shortened)).settled())  # type: ignore[arg-type]
+    return parts[0] if is_single else tuple(parts)
+
+
+def _as_expected(before: Sequence[Places], kept: Sequence[Places], full: Sequence[Places]) -> bool:
+    """Whether cutting the kept tokens has left those that stay of all tokens that the cut leaves."""
+    for one, now, whole in zip(before, kept, full, strict=True):
+        if one.whole is None:
+            continue
+        if whole.is_constant:
+            if now.numbers.shape != whole.numbers.shape or not now.is_constant:
+                return False
+            continue
+        expected = as_dropped(whole, one)
+        if expected is None or not torch.equal(
+            *torch.broadcast_tensors(now.numbers, expected.numbers)
+            if now.numbers.shape == expected.numbers.shape
+            else (now.numbers.new_zeros(1), now.numbers.new_ones(1))
+        ):
+            return False
+    return True
 
 
 def _is_in_order(places: Sequence[Places], after: Sequence[Any]) -> bool:
@@ -216,6 +274,8 @@ def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     if len(masks) > 1 or any(len(one.places) > 1 for one in carriers):
         raise UnsupportedOperatorError(f"torch.cat of tokens of different maps: {carriers}")
     of = [one.places[0] if isinstance(one, MaskedTokens) else None for one in tensors]
+    if _is_along_channels(of, dim):
+        return _cat_channels(tensors, carriers, dim)
     if first.is_dropped:
         whole = [one if one is None else one.whole or one for one in of]
         full = _joined(whole, [one.shape for one in tensors], dim)
@@ -228,6 +288,23 @@ def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     if first.is_dropped:
         places = Places(places.numbers, places.visibility, full)
     return MaskedTokens(torch.cat(values, dim), (places,)).settled()
+
+
+def _is_along_channels(places: Sequence[Places | None], dim: int) -> bool:
+    """Whether all tokens are those of the same positions, in whose channels something is put."""
+    of = [one for one in places if one is not None]
+    return not any(one.varies(dim) for one in of) and all(
+        (one.whole or one).matches(of[0].whole or of[0]) for one in of
+    )
+
+
+def _cat_channels(tensors: Sequence[MaskedTokens | Tensor], carriers: Sequence[MaskedTokens], dim: int) -> Any:
+    """Put constants into the channels of tokens: they belong to the positions beside which they are put."""
+    if len({one.is_dropped for one in carriers}) > 1:
+        tensors = [one.whole() if isinstance(one, MaskedTokens) else one for one in tensors]
+    first = next(one for one in tensors if isinstance(one, MaskedTokens))
+    values = [one.values if isinstance(one, MaskedTokens) else first.fitted(one) for one in tensors]
+    return MaskedTokens(torch.cat(values, dim), first.places).settled()
 
 
 def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], dim: int) -> Places:
