@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode, check_target
 from lm_plugins.features.output import rows_of
 
 __all__ = ["gradient_saliency"]
@@ -30,6 +31,10 @@ def gradient_saliency(
     Returns:
         ``(H, W)``, at least 0.
 
+    Raises:
+        TrainingModeError: The model or a part of it is in training mode.
+        OptionError: The model has no such class.
+
     Example:
         >>> import torch
         >>> from lm_plugins.audit import gradient_saliency
@@ -42,8 +47,10 @@ def gradient_saliency(
     References:
         Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks", ICLR workshops 2014.
     """
+    check_evaluation_mode(model, "the gradient")
     with torch.inference_mode(False), torch.enable_grad():
         image = x.detach().clone().requires_grad_()
-        score = rows_of(model(image), 1, output)[0].reshape(-1)[target]
+        scores = rows_of(model(image), 1, output)[0].reshape(-1)
+        score = scores[check_target(target, tuple(scores.shape))]
         (gradient,) = torch.autograd.grad(score, image)
     return gradient[0].abs().amax(0)

@@ -1,7 +1,5 @@
 """Any torch vision model, layer-masked."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -9,21 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.futures import Future
 
-from lm_plugins.errors import (
-    InputTypeError,
-    MaskValueError,
-    NonFiniteError,
-    ShapeError,
-    TrainingModeError,
-    UnsupportedOperatorError,
+from lm_plugins.checks import (
+    as_visible,
+    check_data,
+    check_evaluation_mode,
+    check_finite,
+    check_images,
+    explaining_mismatch,
 )
+from lm_plugins.errors import InputTypeError, MaskValueError, UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.einops_backend import introduce_to_einops
 from lm_plugins.masking.margins import Margins, MarginsOfRun
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.mismatch import check_data, explaining_mismatch
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.positions import is_everything
 from lm_plugins.masking.prepare import prepared
@@ -31,7 +29,9 @@ from lm_plugins.masking.promise import afterwards
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
+__all__ = ["MASKED", "LayerMasked", "run_masked"]
+
+_WHAT = "layer masking"
 
 #: The sentinel: a pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to
 #: leave distances between images meaningful, and outside of the range of normalised images.
@@ -84,10 +84,11 @@ class LayerMasked(nn.Module):
         super().__init__()
         self.model = model
         self.options = MaskingOptions() if options is None else options
-        self.training = model.training
+        # It has no mode of its own: that of the model is asked in every call.
+        self.training = False
         self._margins = Margins()
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, visible: Tensor | None = None, *further: Any) -> Any:
         """Run the model on the visible pixels.
 
         Args:
@@ -95,6 +96,7 @@ class LayerMasked(nn.Module):
                 a pixel whose channels all equal `MASKED` is hidden.
             visible: True (or 1) = the model may see this pixel. Bool or 0/1 of any dtype; ``(N, 1, H, W)``,
                 ``(N, H, W)``, ``(1, 1, H, W)``, ``(1, H, W)`` or ``(H, W)``.
+            further: What else the model takes after the images; handed on as it is.
 
         Returns:
             What the model returns. Maps come back as ordinary tensors with 0 at hidden positions. If everything is
@@ -112,7 +114,7 @@ class LayerMasked(nn.Module):
             UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
                 is compiled, exported or quantized, or this is called while a tracer records.
         """
-        return uncompiled(_forward, self.model, self.options, x, visible, self._margins)
+        return uncompiled(_forward, self.model, self.options, x, visible, further, self._margins)
 
     def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> "LayerMasked":
         """An inference copy: batch norm folded into the convolutions, weights channels-last.
@@ -143,22 +145,29 @@ class LayerMasked(nn.Module):
               (2): ReLU()
             )
         """
-        _check_images(x)
-        _check_mode(self.model, list(self.model.modules()))
+        check_images(x, _WHAT)
+        check_evaluation_mode(self.model, _WHAT)
         return LayerMasked(prepared(self.model, x, dtype), self.options)
 
 
-def _forward(model: nn.Module, options: MaskingOptions, x: Tensor, visible: Tensor | None, margins: Margins) -> Any:
+def _forward(
+    model: nn.Module,
+    options: MaskingOptions,
+    x: Tensor,
+    visible: Tensor | None,
+    further: tuple[Any, ...],
+    margins: Margins,
+) -> Any:
     check_not_traced()
-    _check_images(x)
+    check_images(x, _WHAT)
     check_data(model, x, visible)
     visible = _unpainted(x) if visible is None else as_visible(visible, x)
-    is_finite = _check_finite(x, visible)
+    is_finite = check_finite(x, _WHAT, visible)
     if is_everything(visible):
-        _check_mode(model, list(model.modules()))
+        check_evaluation_mode(model, _WHAT)
         with explaining_mismatch(model, x):
-            return model(x)
-    return run_masked(model, x, visible, options, margins, is_finite=is_finite)
+            return model(x, *further)
+    return run_masked(model, x, visible, options, margins, further=further, is_finite=is_finite)
 
 
 def run_masked(
@@ -168,6 +177,7 @@ def run_masked(
     options: MaskingOptions,
     margins: Margins | None = None,
     *,
+    further: tuple[Any, ...] = (),
     is_finite: bool = False,
 ) -> Any:
     """Send `x` through the engine, also when all of it is visible.
@@ -178,6 +188,7 @@ def run_masked(
         visible: Bool ``(N, H, W)``.
         options: The semantics.
         margins: What earlier runs of this model have looked at, so that the rest can be left out; None computes all.
+        further: What else the model takes after the images.
         is_finite: Whether all pixels are known to be finite, also the hidden ones: they are quicker to hide then.
 
     Returns:
@@ -189,7 +200,7 @@ def run_masked(
     """
     modules = list(model.modules())
     check_python(model, modules)
-    _check_mode(model, modules)
+    check_evaluation_mode(model, _WHAT, modules)
     introduce_to_einops()
     region = Mask(visible)
 
@@ -197,13 +208,13 @@ def run_masked(
         # Made for every run: a model may write into its images.
         values = x if region.is_full else _without_hidden(x, visible, is_finite)
         visibility = Visibility(region, region, options, is_image=True, margins=of_run)
-        return _ordinary(model(MaskedActivation(values, visibility)))
+        return _ordinary(model(MaskedActivation(values, visibility), *further))
 
     try:
         with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(modules):
             return run(None) if margins is None else margins.run(run)
     except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(_explain(error, model, x, options)) from error
+        raise UnsupportedOperatorError(_explain(error, model, x, options, further)) from error
 
 
 def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
@@ -220,46 +231,6 @@ def _different(x: Tensor) -> Tensor:
     return x[:1] if x.stride(0) == 0 else x
 
 
-def as_visible(visible: Tensor, x: Tensor) -> Tensor:
-    """Check a pixel mask and bring it to the one form that the engine knows.
-
-    Args:
-        visible: See `LayerMasked.forward`.
-        x: The images that it is for, ``(N, C, H, W)``.
-
-    Returns:
-        Bool ``(N, H, W)`` on the device of `x`.
-
-    Raises:
-        InputTypeError: `visible` is no tensor.
-        ShapeError: It does not fit `x`.
-        MaskValueError: It holds something other than 0 and 1.
-    """
-    if not isinstance(visible, Tensor):
-        raise InputTypeError(
-            f"visible must be a torch.Tensor (True = visible), got {type(visible).__name__}; convert arrays with "
-            "torch.as_tensor."
-        )
-    n, _, h, w = x.shape
-    flat = visible[:, 0] if visible.ndim == 4 and visible.shape[1] == 1 else visible
-    flat = flat[None] if flat.ndim == 2 else flat
-    if flat.ndim != 3 or flat.shape[0] not in (1, n) or tuple(flat.shape[1:]) != (h, w):
-        raise ShapeError(
-            f"visible has shape {tuple(visible.shape)}, the images {tuple(x.shape)}: expected ({n}, 1, {h}, {w}) or "
-            f"({n}, {h}, {w}), with 1 in place of {n} for one mask for all images, or ({h}, {w}). Resize the mask to "
-            f"{h} x {w} with nearest-neighbour interpolation, or the images to the mask."
-        )
-    if flat.dtype != torch.bool:
-        is_visible = flat == 1
-        if not bool((is_visible | (flat == 0)).all()):
-            raise MaskValueError(
-                "visible must hold 0 (hidden) and 1 (visible) only; it also holds "
-                f"{flat[~(is_visible | (flat == 0))][0].item()}. Threshold soft masks first, for example mask > 0.5."
-            )
-        flat = is_visible
-    return flat.to(x.device).expand(n, h, w)
-
-
 def _unpainted(x: Tensor) -> Tensor:
     is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
     hidden = is_sentinel.all(1)  # (N, H, W)
@@ -274,51 +245,10 @@ def _unpainted(x: Tensor) -> Tensor:
     return ~hidden
 
 
-def _check_images(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise InputTypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(x).__name__}.")
-    if x.ndim != 4 or 0 in x.shape:
-        hint = "add the batch dimension with x[None]" if x.ndim == 3 else "pass a batch of images"
-        hint = "the batch is empty: pass at least one image" if x.ndim == 4 else hint
-        raise ShapeError(
-            f"layer masking needs images (N, C, H, W), got shape {tuple(x.shape)}; {hint}. Models of other inputs are "
-            "not supported."
-        )
-    if not x.is_floating_point():
-        raise InputTypeError(
-            f"images must be floating point in the normalisation of the model, got {x.dtype}. Convert them first, for "
-            "example x.float() / 255, then normalise."
-        )
-
-
-def _check_finite(x: Tensor, visible: Tensor) -> bool:
-    """Check the visible pixels; returns whether the hidden ones are known to be finite too."""
-    # One sum of all is a tenth of the time of looking at each: anything that is not finite makes it so.
-    if math.isfinite(_different(x.detach()).sum(dtype=torch.promote_types(x.dtype, torch.float32))):
-        return True
-    bad = ~x.isfinite().all(1) & visible
-    if bool(bad.any()):
-        image, row, column = (int(one) for one in bad.nonzero()[0])
-        raise NonFiniteError(
-            f"{int(bad.sum())} visible pixels are infinite or NaN (the first: image {image}, row {row}, column {column}). "
-            "Hide them through `visible`, or repair the image. A baseline of NaN or infinity does not survive Captum's "
-            "arithmetic; use lm_plugins.MASKED."
-        )
-    return False
-
-
-def _check_mode(model: nn.Module, modules: Sequence[nn.Module]) -> None:
-    if any(module.training for module in modules):
-        training = [name or "the model itself" for name, module in model.named_modules() if module.training]
-        raise TrainingModeError(
-            f"layer masking needs a model in evaluation mode; in training mode: {', '.join(training[:3])}"
-            f"{f' and {len(training) - 3} more' if len(training) > 3 else ''}. Call model.eval() first: batch "
-            "statistics would mix hidden and visible positions."
-        )
-
-
-def _explain(error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions) -> str:
-    found = coverage(model, x[:1], options)
+def _explain(
+    error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions, further: tuple[Any, ...]
+) -> str:
+    found = coverage(model, x if further else x[:1], options, *further)
     return f"{error}. {found.advice()}" if not found else f"{error}."
 
 

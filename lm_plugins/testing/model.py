@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.errors import ConformanceError, ShapeError, UnsupportedOperatorError
-from lm_plugins.masking import LayerMasked, MaskingOptions, as_visible, coverage, observing, run_masked
+from lm_plugins.checks import as_visible, check_evaluation_mode, check_images
+from lm_plugins.errors import ConformanceError, UnsupportedOperatorError
+from lm_plugins.masking import LayerMasked, MaskingOptions, coverage, observing, run_masked
 from lm_plugins.masking.registry import function_name
 from lm_plugins.testing.case import tensors
 from lm_plugins.testing.comparison import difference, first_nonfinite, image_of
@@ -55,8 +56,8 @@ def check_model(
         >>> check_model(model.eval(), torch.randn(2, 3, 32, 32))
     """
     options = MaskingOptions() if options is None else options
-    if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
-        raise ShapeError(f"check_model needs images (N, C, H, W), got {tuple(getattr(x, 'shape', ()))}.")
+    check_images(x, "check_model")
+    check_evaluation_mode(model, "check_model")
     if len(x) == 1:
         x = torch.cat([x, x])
         visible = visible if visible is None or visible.ndim < 3 else visible.expand(2, *visible.shape[1:])
