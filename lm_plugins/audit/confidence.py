@@ -112,7 +112,7 @@ def confidence_in_top(
         >>> import torch
         >>> from lm_plugins.audit import confidence_in_top
         >>> from lm_plugins.removal import as_removal
-        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> x = torch.ones(1, 1, 10, 10)
         >>> confidence_in_top(forward, x, torch.arange(100.0).reshape(1, 10, 10), target=0)
         (tensor([1.]), tensor([0.1500]))

@@ -71,7 +71,7 @@ def deletion(
         >>> import torch
         >>> from lm_plugins.audit import deletion
         >>> from lm_plugins.removal import as_removal
-        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> x = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
         >>> deletion(forward, x, x, target=0, steps=4, output_is="scores").scores
         tensor([[1., 0., 0., 0., 0.]])

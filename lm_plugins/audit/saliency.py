@@ -38,7 +38,7 @@ def gradient_saliency(
     Example:
         >>> import torch
         >>> from lm_plugins.audit import gradient_saliency
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False))
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False)).eval()
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0, 0.0, 3.0]]))
         >>> gradient_saliency(model, torch.ones(1, 1, 2, 2), target=0)
         tensor([[1., 2.],

@@ -107,13 +107,19 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((str(i), one, True) for i, one in enumerate(islice(value, _ENTRIES)))
     else:
+        yield from (("" if name == "__wrapped__" else name, one, True) for name, one in _attributes(value))
         if isinstance(value, FunctionType):
             yield from ((name, one, True) for name, one in _variables(value))
         else:
             yield "", getattr_static(type(value), "__call__", None), False
-        # A copy: another thread may add to it.
-        attributes = list(getattr(value, "__dict__", {}).items())
-        yield from (("" if name == "__wrapped__" else name, one, True) for name, one in attributes)
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """What an object holds, past any ``__getattr__``; a copy, since another thread may add to it."""
+    try:
+        return list(object.__getattribute__(value, "__dict__").items())
+    except AttributeError:
+        return []
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -149,7 +155,6 @@ def _with_inner(code: CodeType) -> Iterator[CodeType]:
             yield from _with_inner(one)
 
 
-@lru_cache(maxsize=1024)
 def _looks_at_mode(kind: type[nn.Module]) -> bool:
     """Whether modules of a class can do something else in training mode."""
     if issubclass(kind, torch.jit.ScriptModule):  # no code to look at

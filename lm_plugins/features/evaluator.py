@@ -46,7 +46,7 @@ class CoalitionEvaluator:
         >>> from lm_plugins.features import CoalitionEvaluator, grid
         >>> from lm_plugins.removal import Colour
         >>> x = torch.ones(1, 1, 4, 4)
-        >>> brightness = Colour(0.0)(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> brightness = Colour(0.0)(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> values = CoalitionEvaluator(brightness, x, grid((4, 4), 2))
         >>> values(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]))
         tensor([[1.0000],
