@@ -174,6 +174,19 @@ def test_layer_masking_hands_further_arguments_on(hides, net, x):
     torch.testing.assert_close(found, lm.LayerMasked(net)(x * LEFT, visible))
 
 
+def test_layer_masking_in_captums_own_classes_takes_further_arguments_after_the_mask(net, x):
+    captum = pytest.importorskip("captum.attr")
+    ours = pytest.importorskip("lm_plugins.captum")
+    model = Weighted(net).eval()
+    found = captum.FeatureAblation(lm.LayerMasked(model)).attribute(
+        x, lm.MASKED, target=0, additional_forward_args=(None, LEFT), feature_mask=FEATURES[None, None]
+    )
+    expected = ours.FeatureAblation(model).attribute(
+        x, target=0, additional_forward_args=(LEFT,), feature_mask=FEATURES
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_layer_masking_learns_outlives_a_batch(net, x):
     captum = pytest.importorskip("lm_plugins.captum")
     made = []
