@@ -1,6 +1,7 @@
 """Evaluation mode, of a model and of every module that a function is seen to hold."""
 
 import dis
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from inspect import getattr_static
@@ -15,8 +16,11 @@ from lm_plugins.errors import TrainingModeError
 
 __all__ = ["check_evaluation_mode", "modules_of"]
 
-#: How many containers and objects deep a module is looked for, and how many of their entries are looked at.
-_DEPTH, _ENTRIES = 3, 100
+#: How many containers and objects deep a module is looked for, at how many of their entries, and at how many values in all:
+#: a function may close over a data set.
+_DEPTH, _ENTRIES, _VALUES = 3, 100, 500
+
+_NO_HOLDERS = (Tensor, type, ModuleType, str, bytes, int, float, complex, type(None))
 
 
 def check_evaluation_mode(model: Any, what: str, modules: Iterable[nn.Module] | None = None) -> None:
@@ -35,7 +39,7 @@ def check_evaluation_mode(model: Any, what: str, modules: Iterable[nn.Module] | 
         >>> from torch import nn
         >>> from lm_plugins.checks import check_evaluation_mode
         >>> net = nn.Sequential(nn.BatchNorm2d(3))
-        >>> check_evaluation_mode(lambda x: net.eval()(x), "the example")
+        >>> check_evaluation_mode(lambda x: net(x), "the example")
         Traceback (most recent call last):
         lm_plugins.errors.TrainingModeError: the example needs a model in evaluation mode; in training mode: net.0. \
 Call model.eval() first: dropout would draw at random, and batch norm would mix images and move its running statistics.
@@ -76,46 +80,53 @@ def modules_of(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
         >>> modules_of(net), modules_of(lambda x: net(x))
         ([('', ReLU())], [('net', ReLU())])
     """
-    return list(_held(function, "", _DEPTH, set()))
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    queue: deque[tuple[str, Any, int]] = deque([("", function, _DEPTH)])
+    while queue and len(seen) < _VALUES:
+        name, value, depth = queue.popleft()
+        if id(value) in seen or isinstance(value, _NO_HOLDERS):
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module) and not _stands_for_another(value):
+            found.append((name, value))
+            continue
+        for part, one, is_nested in _parts(value):
+            if depth or not is_nested:
+                queue.append((".".join(filter(None, (name, part))), one, depth - is_nested))
+    return found
 
 
-def _held(value: Any, name: str, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    if id(value) in seen or isinstance(value, (Tensor, type, ModuleType, str, bytes)):
-        return
-    seen.add(id(value))
-    if isinstance(value, nn.Module):
-        if hasattr(type(value), "__wrapped__"):
-            yield from _held(value.__wrapped__, name, depth, seen)
-        else:
-            yield name, value
-        return
-    for part, one, is_nested in _parts(value):
-        if depth or not is_nested:
-            yield from _held(one, f"{name}.{part}" if name and part else name or part, depth - is_nested, seen)
+def _stands_for_another(module: nn.Module) -> bool:
+    """Whether a module has no mode of its own, and says in a property whose it has."""
+    return isinstance(getattr(type(module), "__wrapped__", None), property)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
     """What something is made of, by name; and whether that is nested in it, rather than a part of what it does."""
-    if isinstance(value, MethodType):
+    if isinstance(value, nn.Module):
+        yield "", value.__wrapped__, False
+    elif isinstance(value, MethodType):
         yield from (("", value.__self__, False), ("", value.__func__, False))
     elif isinstance(value, partial):
         yield "", value.func, False
         yield from ((str(i), one, True) for i, one in enumerate(value.args))
         yield from ((name, one, True) for name, one in value.keywords.items())
     elif isinstance(value, dict):
-        yield from ((str(key), one, True) for key, one in islice(value.items(), _ENTRIES))
+        # Copied at once, as below: another thread may add to it.
+        yield from ((str(key), one, True) for key, one in list(islice(value.items(), _ENTRIES)))
     elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((str(i), one, True) for i, one in enumerate(islice(value, _ENTRIES)))
+        yield from ((str(i), one, True) for i, one in enumerate(list(islice(value, _ENTRIES))))
     else:
         yield from (("" if name == "__wrapped__" else name, one, True) for name, one in _attributes(value))
         if isinstance(value, FunctionType):
             yield from ((name, one, True) for name, one in _variables(value))
-        else:
+        elif callable(value):
             yield "", getattr_static(type(value), "__call__", None), False
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """What an object holds, past any ``__getattr__``; a copy, since another thread may add to it."""
+    """What an object holds, past any ``__getattr__``."""
     try:
         return list(object.__getattribute__(value, "__dict__").items())
     except AttributeError:

@@ -263,17 +263,37 @@ def test_transforms_which_never_leave_training_mode_are_no_models(x):
         captum.FeatureAblation(predict).attribute(x, feature_mask=FEATURES, target=0)
 
 
+class Touchy:
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+
+class Counted(list):
+    """A list that counts how many of its entries are looked at."""
+
+    count = 0
+
+    def __iter__(self):
+        for one in super().__iter__():
+            self.count += 1
+            yield one
+
+
+def test_what_is_nearest_is_looked_at_first():
+    net = nn.ReLU()
+    far = [[[net]]]
+    assert modules_of(lambda x: (far, net)) == [("net", net)]
+    assert modules_of(lambda x: far[0]) == []
+
+
 def test_looking_for_modules_calls_nothing_and_ends():
-    class Touchy:
-        __slots__ = ()
-
-        def __getattr__(self, name):
-            raise AssertionError(name)
-
     touchy, loop = Touchy(), []
     loop.append(loop)
-    many = list(range(10**6))
-    assert modules_of(lambda x: (touchy, loop, many, not_assigned)) == []
+    rows = [Counted({str(i): i} for i in range(10**4)) for _ in range(1000)]
+    assert modules_of(lambda x: (touchy, loop, rows, not_assigned)) == []
+    assert sum(one.count for one in rows) <= 100 * 101
     if loop is None:
         not_assigned = 1
 
