@@ -12,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
+from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
+from lm_plugins.errors import MaskValueError, ShapeError
 from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.removal import Removal, as_removal
 
 __all__ = ["PixelMasks", "hide_segments"]
+
+_WHAT = "Quantus"
 
 
 class PixelMasks(nn.Module):
@@ -35,7 +38,8 @@ class PixelMasks(nn.Module):
 
     Raises:
         ShapeError: `images` is no batch of images.
-        InputTypeError: It is neither a tensor nor an array.
+        InputTypeError: It is neither a tensor nor an array, or not floating point.
+        NonFiniteError: A pixel is infinite or NaN.
 
     Example:
         >>> import numpy as np, torch
@@ -59,13 +63,13 @@ class PixelMasks(nn.Module):
         output: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(images, (Tensor, np.ndarray)):
-            raise InputTypeError(f"images is a tensor or an array (N, C, H, W), got {type(images).__name__}.")
-        if images.ndim != 4 or not len(images):
-            raise ShapeError(f"images is a batch (N, C, H, W), got shape {tuple(images.shape)}.")
+        batch = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
+        check_images(batch, _WHAT)
+        check_finite(batch, _WHAT)
         self.model = model
-        self.training = getattr(model, "training", False)
-        self.register_buffer("images", torch.as_tensor(images), persistent=False)
+        # It has no mode of its own: that of the model is asked in every call.
+        self.training = False
+        self.register_buffer("images", batch, persistent=False)
         self._forward = as_removal(removal)(model)
         self._output = output
 
@@ -88,7 +92,9 @@ class PixelMasks(nn.Module):
         Raises:
             ShapeError: `masks` are not ``(K, 1, H, W)`` of the images' size.
             MaskValueError: They hold something else than 0 and the number of one image.
+            TrainingModeError: The model or a part of it is in training mode.
         """
+        check_evaluation_mode(self.model, _WHAT)
         if masks.ndim != 4 or masks.shape[1] != 1 or masks.shape[2:] != self.images.shape[2:]:
             size = tuple(self.images.shape[2:])
             raise ShapeError(

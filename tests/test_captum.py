@@ -103,7 +103,7 @@ def test_exact_shapley_values_of_a_known_game() -> None:
 
     x = torch.ones(1, 3, 4, 4)
     for explainer in (ours.ShapleyValues, ours.FeatureAblation):
-        values = explainer(Additive(), removal=Colour(0.0)).attribute(x, feature_mask=features, target=0)
+        values = explainer(Additive().eval(), removal=Colour(0.0)).attribute(x, feature_mask=features, target=0)
         torch.testing.assert_close(values[0, 0], weights[features])
 
 

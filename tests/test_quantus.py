@@ -91,7 +91,11 @@ def test_irof_hides_segments(model: nn.Module, data: dict[str, np.ndarray], monk
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda m, x: PixelMasks(m, x.tolist()), InputTypeError, "a tensor or an array \\(N, C, H, W\\), got list"),
+        (
+            lambda m, x: PixelMasks(m, x.tolist()),
+            InputTypeError,
+            "Quantus needs images as a torch.Tensor.*got list",
+        ),
         (lambda m, x: PixelMasks(m, x[0]), ShapeError, "got shape \\(3, 16, 16\\)"),
         (lambda m, x: PixelMasks(m, x)(torch.from_numpy(x)), ShapeError, "\\(K, 1, 16, 16\\), got \\(3, 3, 16, 16\\)"),
         (

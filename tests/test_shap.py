@@ -106,7 +106,7 @@ def test_partition_of_an_additive_game(kind: str, images: np.ndarray) -> None:
 
 @pytest.mark.parametrize("batch_size", [3, None])
 def test_explainers_of_tables_on_an_additive_game(batch_size: int | None, images: np.ndarray) -> None:
-    function = ours.ValueFunction(Additive(), images[0], SEGMENTS, removal=Colour(0.0), batch_size=batch_size)
+    function = ours.ValueFunction(Additive().eval(), images[0], SEGMENTS, removal=Colour(0.0), batch_size=batch_size)
     expected = Additive().shapley_values(images[0])
     np.random.seed(0)
     kernel = shap.KernelExplainer(function, function.background)

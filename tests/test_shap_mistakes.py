@@ -50,7 +50,7 @@ def explained(masker: object, model: object = None, images: object = IMAGES, **s
         (lambda: explained(ours.Masker(SHAPE, lambda image: 4)), InputTypeError, "the function features= returned int"),
         (lambda: explained(ours.Masker((8, 8, 3))), ShapeError, r"shape \(8, 8, 3\), got \(12, 12, 3\)"),
         (lambda: explained(ours.Masker(SHAPE), images=IMAGES[0]), ShapeError, r"batch of them \(N, H, W, C\)"),
-        (lambda: explained(ours.Masker(SHAPE), images=IMAGES * np.nan), NonFiniteError, "144 pixels are infinite"),
+        (lambda: explained(ours.Masker(SHAPE), images=IMAGES * np.nan), NonFiniteError, "144 visible pixels are infinite"),
         (lambda: ours.Masker(SHAPE)(np.ones(5, bool), IMAGES[0]), ShapeError, r"\(432,\), got \(5,\)"),
         (
             lambda: explained(ours.Masker(SHAPE), algorithm="permutation"),
@@ -74,7 +74,7 @@ def explained(masker: object, model: object = None, images: object = IMAGES, **s
         (lambda: ours.Model(NET, output="logits"), InputTypeError, "output is a function or None, got str"),
         (lambda: ours.Model(NET, removal="gray"), OptionError, "no removal is called 'gray'; there are layer_masking"),
         (lambda: ours.Model(nn.Linear(2, 2).train())(IMAGES), TrainingModeError, "model.eval"),
-        (lambda: ours.Model(NET)(IMAGES[0]), ShapeError, r"batch \(N, H, W, C\), got shape \(12, 12, 3\)"),
+        (lambda: ours.Model(NET)(IMAGES[0]), ShapeError, r"SHAP needs images \(N, H, W, C\), got shape \(12, 12, 3\)"),
         (lambda: ours.Model(NET)(["a"]), InputTypeError, "tensor of numbers, got"),
         (lambda: ours.Model(NET)([IMAGES[0], IMAGES[0, 1:]]), ShapeError, "different shapes"),
         (lambda: ours.Model(NET)(IMAGES, np.ones((1, 8, 8))), ShapeError, r"\(1, 8, 8\)"),

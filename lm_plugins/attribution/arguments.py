@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lm_plugins.errors import InputTypeError, ShapeError
+from lm_plugins.checks import check_finite, check_images
+from lm_plugins.errors import InputTypeError
 
 __all__ = ["arguments_of", "checked_images"]
 
@@ -29,11 +30,12 @@ def arguments_of(additional_forward_args: Any, images: Tensor, rows: Tensor) -> 
     )
 
 
-def checked_images(inputs: Any) -> Tensor:
+def checked_images(inputs: Any, what: str) -> Tensor:
     """The images of a call of ``attribute``.
 
     Args:
         inputs: A tensor ``(N, C, H, W)``, floating point; a tuple of one as well.
+        what: Who asks.
 
     Returns:
         The tensor, detached.
@@ -41,16 +43,15 @@ def checked_images(inputs: Any) -> Tensor:
     Raises:
         InputTypeError: It is no floating point tensor.
         ShapeError: It is no batch of images.
+        NonFiniteError: A pixel is infinite or NaN.
     """
     x = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
-    if not isinstance(x, Tensor):
+    if isinstance(x, (tuple, list)):
         raise InputTypeError(
             f"inputs is one image tensor (N, C, H, W), got {type(x).__name__}; what else the model takes goes into "
             "additional_forward_args."
         )
-    if x.ndim != 4 or 0 in x.shape:
-        hint = "; add the batch dimension with x[None]" if x.ndim == 3 else ""
-        raise ShapeError(f"inputs is a batch of images (N, C, H, W), got shape {tuple(x.shape)}{hint}.")
-    if not x.is_floating_point():
-        raise InputTypeError(f"images are floating point in the normalisation of the model, got {x.dtype}.")
-    return x.detach()
+    check_images(x, what)
+    check_finite(x, what)
+    images: Tensor = x.detach()
+    return images

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.errors import LayerError, TrainingModeError
+from lm_plugins.errors import LayerError
 
-__all__ = ["activations_of", "check_evaluation_mode", "gradients_of", "hooked"]
+__all__ = ["activations_of", "gradients_of", "hooked"]
 
 
 @contextmanager
 def hooked(layers: Sequence[nn.Module], hook: Callable[[int, Any], Any]) -> Iterator[None]:
     """Hooks on the outputs of layers, gone at the end of the block, also after an exception.
+
+    They act in the thread that set them only: another one may be running the same model.
 
     Args:
         layers: The layers.
@@ -23,10 +26,15 @@ def hooked(layers: Sequence[nn.Module], hook: Callable[[int, Any], Any]) -> Iter
     Yields:
         Nothing.
     """
+    thread = get_ident()
+
+    def act(index: int, output: Any) -> Any:
+        return hook(index, output) if get_ident() == thread else None
+
     handles = []
     try:
         for index, layer in enumerate(layers):
-            handles.append(layer.register_forward_hook(lambda m, x, output, index=index: hook(index, output)))
+            handles.append(layer.register_forward_hook(lambda m, x, output, index=index: act(index, output)))
         yield
     finally:
         for handle in handles:
@@ -126,21 +134,3 @@ def gradients_of(
             )
         found.append(gradient.detach())
     return [one.detach() for one in maps], found, values.detach()
-
-
-def check_evaluation_mode(model: nn.Module) -> None:
-    """Refuse models in training mode.
-
-    Args:
-        model: The model.
-
-    Raises:
-        TrainingModeError: The model or a part of it is in training mode; the message names it.
-    """
-    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
-    if training:
-        raise TrainingModeError(
-            f"attributions need a model in evaluation mode; in training mode: {', '.join(training[:3])}"
-            f"{f' and {len(training) - 3} more' if len(training) > 3 else ''}. Call model.eval() first: dropout would make "
-            "them random, and batch statistics would mix images."
-        )

@@ -1,6 +1,7 @@
 """Integrated Grad-CAM: Grad-CAM averaged along a path from a baseline to the image."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -10,12 +11,12 @@ from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approxim
 from torch import Tensor, nn
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
-from lm_plugins.attribution.capture import activations_of, check_evaluation_mode, gradients_of
+from lm_plugins.attribution.capture import activations_of, gradients_of
 from lm_plugins.attribution.layers import named_layers
+from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, LayerError, OptionError, ShapeError
 from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import selected, targets_for
-from lm_plugins.removal.model_call import ModelCall
+from lm_plugins.features.score import selected
 
 __all__ = ["OFFICIAL_DEMO", "IntegratedGradCam"]
 
@@ -81,7 +82,8 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
     def __init__(
         self, forward_func: Callable[..., Any], layer: nn.Module | str, output: Callable[[Any], Any] | None = None
     ) -> None:
-        self._call = ModelCall(forward_func)
+        if not callable(forward_func) or isinstance(forward_func, type):
+            raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
         if isinstance(forward_func, nn.Module):
             ((self._name, layer),) = named_layers(forward_func, [layer]).items()
         elif isinstance(layer, nn.Module):
@@ -133,8 +135,9 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
             LayerError: The layer is not called, gives no maps, or the target does not depend on it.
             TrainingModeError: The model or a part of it is in training mode.
         """
-        x = checked_images(inputs)
-        check_evaluation_mode(self.forward_func if isinstance(self.forward_func, nn.Module) else self.layer)
+        for model in (self.forward_func, self.layer):
+            check_evaluation_mode(model, type(self).__name__)
+        x = checked_images(inputs, type(self).__name__)
         targets = targets_for(target, len(x))
         alphas, weights = _rule(method, n_steps, integral)
         if relu is not None and relu not in get_args(Relu):
@@ -168,17 +171,22 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
             def score(result: Any, chosen: list[Any] = chosen) -> Tensor:
                 return selected(rows_of(result, len(chosen), self._output), chosen)
 
-            with self._call.given(arguments_of(more, x, of)):
-                parts.append(gradients_of(self._call, part, [self.layer], [self._name], score)[:2])
+            call = partial(_called, self.forward_func, arguments_of(more, x, of))
+            parts.append(gradients_of(call, part, [self.layer], [self._name], score)[:2])
         maps, gradients = (torch.cat([part[which][0] for part in parts]) for which in (0, 1))
         shape = (len(path), *x.shape[:1], *maps.shape[1:])
         return maps.reshape(shape), gradients.reshape(shape)
 
     def _at(self, baseline: Tensor, x: Tensor, more: Any) -> Tensor:
         """Maps ``(N, K, h, w)`` of the baseline."""
-        with torch.no_grad(), self._call.given(arguments_of(more, x, torch.arange(len(x)))):
-            (maps,), _ = activations_of(lambda: self._call(baseline), [self.layer], [self._name])
+        arguments = arguments_of(more, x, torch.arange(len(x)))
+        with torch.no_grad():
+            (maps,), _ = activations_of(lambda: self.forward_func(baseline, *arguments), [self.layer], [self._name])
         return maps
+
+
+def _called(forward_func: Callable[..., Any], arguments: tuple[Any, ...], images: Tensor) -> Any:
+    return forward_func(images, *arguments)
 
 
 def _relu(values: Tensor, apply: bool) -> Tensor:

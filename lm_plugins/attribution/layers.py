@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import LayerError
 
 __all__ = ["layers_before_downsampling", "named_layers"]
@@ -88,6 +90,7 @@ def layers_before_downsampling(model: nn.Module, x: Tensor, *arguments: Any) -> 
 
     Raises:
         LayerError: The model has no down-sampling layer with maps before it.
+        TrainingModeError: The model or a part of it is in training mode.
 
     References:
         Sattarzadeh et al., "Explaining convolutional neural networks through attribution-based input sampling and
@@ -103,6 +106,7 @@ def layers_before_downsampling(model: nn.Module, x: Tensor, *arguments: Any) -> 
         >>> layers_before_downsampling(model.eval(), torch.rand(1, 3, 8, 8))
         ['1', '4']
     """
+    check_evaluation_mode(model, "the choice of layers")
     root = _recorded(model, lambda: model(x[:1], *arguments))
     calls = list(root.calls_inside())
     chosen: list[_Call] = []
@@ -197,13 +201,20 @@ def _recorded(model: nn.Module, run: Callable[[], Any]) -> _Call:
     counts: Counter[int] = Counter()
     handles = []
 
+    # Another thread may be running the same model.
+    thread = get_ident()
+
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != thread:
+            return
         counts[id(module)] += 1
         call = _Call(module, next(iter((*args, *kwargs.values())), None), number=counts[id(module)])
         stack[-1].children.append(call)
         stack.append(call)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if get_ident() != thread:
+            return
         stack.pop().output = output
 
     try:

@@ -6,14 +6,14 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from captum.attr import PerturbationAttribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
-from lm_plugins.attribution.capture import check_evaluation_mode
 from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
+from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
-from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
+from lm_plugins.features.score import OutputIs, as_probabilities, selected
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 
@@ -80,9 +80,8 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         if coverage is not None and coverage not in get_args(Coverage):
             raise OptionError(f"coverage is 'expected', 'observed' or None, got {coverage!r}.")
         as_probabilities(torch.zeros(1, 2), output_is)  # an unknown kind is said now
-        self._call = ModelCall(forward_func)
         super().__init__(forward_func)
-        self._soft_masks = SoftMasks(self._call, removal, thresholds, output)
+        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, output)
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
         self._output_is, self._batch_size = output_is, batch_size
 
@@ -121,9 +120,8 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             ProbabilityError: The model does not return probabilities and `output_is` says that it does.
             TrainingModeError: The model or a part of it is in training mode.
         """
-        x = checked_images(inputs)
-        if isinstance(self.forward_func, nn.Module):
-            check_evaluation_mode(self.forward_func)
+        check_evaluation_mode(self.forward_func, type(self).__name__)
+        x = checked_images(inputs, type(self).__name__)
         targets = targets_for(target, len(x))
         if not isinstance(n_masks, int) or n_masks < 1 + return_standard_error:
             raise OptionError(f"n_masks is at least {1 + return_standard_error}, got {n_masks!r}.")

@@ -10,15 +10,16 @@ from captum.attr import PerturbationAttribution
 from torch import Tensor, nn
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
-from lm_plugins.attribution.capture import check_evaluation_mode, gradients_of
+from lm_plugins.attribution.capture import gradients_of
 from lm_plugins.attribution.fusion import Fusion, fused
 from lm_plugins.attribution.layers import layers_before_downsampling, named_layers
 from lm_plugins.attribution.normalization import is_constant, min_max
 from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
+from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
 from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, Target, as_probabilities, selected, targets_for
+from lm_plugins.features.score import OutputIs, as_probabilities, selected
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 
@@ -115,8 +116,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         fused([torch.zeros(1, 1)], fusion, temperature)
         as_probabilities(torch.zeros(1, 2), output_is)
         super().__init__(forward_func)
-        self._call = ModelCall(forward_func)
-        self._soft_masks = SoftMasks(self._call, removal, thresholds, output)
+        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, output)
         self._layers = None if layers is None else named_layers(forward_func, layers)
         self._mu, self._fusion, self._temperature = mu, fusion, temperature
         self._output_is, self._gradient_of, self._output = output_is, gradient_of, output
@@ -134,7 +134,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         """
         if self._layers is not None:
             return list(self._layers)
-        x = checked_images(inputs)
+        x = checked_images(inputs, type(self).__name__)
         first = torch.zeros(1, dtype=torch.int64)
         return layers_before_downsampling(self.forward_func, x, *arguments_of(additional_forward_args, x, first))
 
@@ -162,8 +162,8 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         Warns:
             SkippedLayerWarning: Layers without a map of positive gradient, or whose maps all score alike, were left out.
         """
-        x = checked_images(inputs)
-        check_evaluation_mode(self.forward_func)
+        check_evaluation_mode(self.forward_func, type(self).__name__)
+        x = checked_images(inputs, type(self).__name__)
         targets = targets_for(target, len(x))
         layers = named_layers(self.forward_func, self.layers_for(x, additional_forward_args))
         maps, gradients = self._captured(x, targets, additional_forward_args, layers)
@@ -206,8 +206,10 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             probabilities = as_probabilities(output, self._output_is)
             return selected(probabilities if self._gradient_of == "probability" else output, targets)
 
-        with self._call.given(arguments_of(more, x, torch.arange(len(x)))):
-            maps, gradients, _ = gradients_of(self._call, x, list(layers.values()), list(layers), score)
+        arguments = arguments_of(more, x, torch.arange(len(x)))
+        maps, gradients, _ = gradients_of(
+            lambda images: self.forward_func(images, *arguments), x, list(layers.values()), list(layers), score
+        )
         return maps, gradients
 
     def _selected(self, weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lm_plugins.errors import OptionError
 from lm_plugins.features.output import rows_of
 from lm_plugins.removal import Colour, PixelColour, RandomColour, Removal, as_removal
-from lm_plugins.removal.model_call import ModelCall
+from lm_plugins.removal.model_call import ModelCall, seen_by
 
 __all__ = ["SoftMasks"]
 
@@ -79,11 +79,11 @@ class SoftMasks:
             What it returns, ``(K, ...)``.
         """
         images = x.expand(len(seen), -1, -1, -1)
-        with torch.no_grad(), self._call.given(arguments):
+        with torch.no_grad():
             if self._paint is None:
-                result = self._forward(images, seen > 0)
+                result = seen_by(self._forward, images, seen > 0, arguments)
             else:
                 nothing = torch.zeros(1, *x.shape[2:], dtype=torch.bool, device=x.device)
                 paint = self._paint.replaced(x, nothing)
-                result = self._call(images * seen[:, None] + paint * (1 - seen[:, None]))
+                result = self._call(images * seen[:, None] + paint * (1 - seen[:, None]), arguments)
         return rows_of(result, len(seen), self._output)

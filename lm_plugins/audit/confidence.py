@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from lm_plugins.audit.ranking import top_pixels
+from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import ProbabilityError, ShapeError
 from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
+from lm_plugins.features.score import OutputIs, as_probabilities, selected
 
 __all__ = ["confidence_in_top", "drop_in_confidence", "increase_in_confidence"]
 
@@ -105,16 +106,20 @@ def confidence_in_top(
     Raises:
         ShapeError: The attribution does not fit the images.
         ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        TrainingModeError: The model or a part of it is in training mode.
 
     Example:
         >>> import torch
         >>> from lm_plugins.audit import confidence_in_top
         >>> from lm_plugins.removal import as_removal
-        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> x = torch.ones(1, 1, 10, 10)
         >>> confidence_in_top(forward, x, torch.arange(100.0).reshape(1, 10, 10), target=0)
         (tensor([1.]), tensor([0.1500]))
     """
+    check_evaluation_mode(forward, "confidence")
+    check_images(x, "confidence")
+    check_finite(x, "confidence")
     targets = targets_for(target, len(x))
     top = top_pixels(attribution, share)
     if top.shape != (len(x), *x.shape[2:]):

@@ -13,13 +13,22 @@ from torch import Tensor, nn
 
 import lm_plugins
 from lm_plugins.audit.jobs import Prepared
-from lm_plugins.audit.subject import FEATURES, AuditedModel, FeatureMaker, Subject, checked_image, digest, seed_from
+from lm_plugins.audit.subject import (
+    FEATURES,
+    WHAT,
+    AuditedModel,
+    FeatureMaker,
+    Subject,
+    checked_image,
+    digest,
+    seed_from,
+)
 from lm_plugins.audit.tables import pd
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import (
     InputTypeError,
     LMPluginsError,
     OptionError,
-    TrainingModeError,
     UnsupportedOperatorError,
 )
 from lm_plugins.removal import Removal, as_removal
@@ -101,11 +110,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse what is no model in evaluation mode."""
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is a torch.nn.Module, got {type(model).__name__}.")
-    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
-    if training:
-        raise TrainingModeError(
-            f"the audit needs a model in evaluation mode; in training mode: {', '.join(training[:3])}. Call model.eval()."
-        )
+    check_evaluation_mode(model, WHAT)
 
 
 def named_removals(removals: Iterable[Removal | str] | Mapping[str, Removal | str]) -> dict[str, Removal]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lm_plugins.audit.ranking import pixel_maps
+from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities, selected, targets_for
+from lm_plugins.features.score import OutputIs, as_probabilities, selected
 
 __all__ = ["Curve", "deletion", "insertion"]
 
@@ -64,12 +65,13 @@ def deletion(
         OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
         ShapeError: The attribution does not fit the images.
         ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        TrainingModeError: The model or a part of it is in training mode.
 
     Example:
         >>> import torch
         >>> from lm_plugins.audit import deletion
         >>> from lm_plugins.removal import as_removal
-        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> x = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
         >>> deletion(forward, x, x, target=0, steps=4, output_is="scores").scores
         tensor([[1., 0., 0., 0., 0.]])
@@ -109,6 +111,7 @@ def insertion(
         OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
         ShapeError: The attribution does not fit the images.
         ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        TrainingModeError: The model or a part of it is in training mode.
     """
     return _curve(forward, x, attribution, target, steps, output_is, batch_size, output, is_insertion=True)
 
@@ -124,6 +127,10 @@ def _curve(
     output: Callable[[Any], Any] | None,
     is_insertion: bool,
 ) -> Curve:
+    what = "insertion" if is_insertion else "deletion"
+    check_evaluation_mode(forward, what)
+    check_images(x, what)
+    check_finite(x, what)
     maps = pixel_maps(attribution)
     if maps.shape != (len(x), *x.shape[2:]):
         raise ShapeError(

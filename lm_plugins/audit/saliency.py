@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode, check_target
 from lm_plugins.features.output import rows_of
 
 __all__ = ["gradient_saliency"]
@@ -30,10 +31,14 @@ def gradient_saliency(
     Returns:
         ``(H, W)``, at least 0.
 
+    Raises:
+        TrainingModeError: The model or a part of it is in training mode.
+        OptionError: The model has no such class.
+
     Example:
         >>> import torch
         >>> from lm_plugins.audit import gradient_saliency
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False))
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False)).eval()
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0, 0.0, 3.0]]))
         >>> gradient_saliency(model, torch.ones(1, 1, 2, 2), target=0)
         tensor([[1., 2.],
@@ -42,8 +47,10 @@ def gradient_saliency(
     References:
         Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks", ICLR workshops 2014.
     """
+    check_evaluation_mode(model, "the gradient")
     with torch.inference_mode(False), torch.enable_grad():
         image = x.detach().clone().requires_grad_()
-        score = rows_of(model(image), 1, output)[0].reshape(-1)[target]
+        scores = rows_of(model(image), 1, output)[0].reshape(-1)
+        score = scores[check_target(target, tuple(scores.shape))]
         (gradient,) = torch.autograd.grad(score, image)
     return gradient[0].abs().amax(0)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lm_plugins.audit.removal_order import feature_means
+from lm_plugins.checks import check_target
 from lm_plugins.errors import OptionError, ShapeError
 
 __all__ = ["salient_region", "shape_leakage", "swapped_quadrants"]
@@ -83,6 +84,7 @@ def shape_leakage(of_shape: Tensor, of_swapped: Tensor, target: int) -> Tensor:
 
     Raises:
         ShapeError: The two do not fit.
+        OptionError: There is no such class.
 
     Example:
         >>> import torch
@@ -95,4 +97,5 @@ def shape_leakage(of_shape: Tensor, of_swapped: Tensor, target: int) -> Tensor:
     """
     if of_shape.shape != of_swapped.shape or of_shape.ndim != 2:
         raise ShapeError(f"expected (N, classes) twice, got {tuple(of_shape.shape)} and {tuple(of_swapped.shape)}.")
+    check_target(target, tuple(of_shape.shape[1:]))
     return of_shape[:, target] - of_swapped[:, target]

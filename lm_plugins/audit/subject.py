@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.audit.saliency import gradient_saliency
-from lm_plugins.errors import InputTypeError, NonFiniteError, OptionError, ShapeError
+from lm_plugins.checks import check_finite, check_images
+from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator, grid, relabelled, superpixels
 from lm_plugins.features.output import rows_of
 from lm_plugins.features.score import OutputIs, as_probabilities
 from lm_plugins.removal import Forward
+
+#: Who asks, in messages.
+WHAT = "the audit"
 
 __all__ = ["FEATURES", "AuditedModel", "Subject", "digest", "seed_from"]
 
@@ -172,16 +176,11 @@ def checked_image(name: str, image: Any) -> Tensor:
         ShapeError: It is not ``(C, H, W)``.
         NonFiniteError: It holds NaN or infinity.
     """
-    if not isinstance(image, Tensor) or not image.is_floating_point():
-        got = f"a tensor of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputTypeError(
-            f"images are floating point tensors (C, H, W) in the normalisation of the model; image {name!r} is {got}."
-        )
-    if image.ndim != 3 or 0 in image.shape:
-        raise ShapeError(f"images are (C, H, W), image {name!r} has shape {tuple(image.shape)}.")
-    if not bool(image.isfinite().all()):
-        raise NonFiniteError(f"image {name!r} holds NaN or infinity.")
-    return image
+    what = f"{WHAT}, for image {name!r},"
+    check_images(image, what, "(C, H, W)")
+    checked: Tensor = image
+    check_finite(checked[None], what)
+    return checked
 
 
 def digest(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.futures import Future
 
+from lm_plugins.checks import Target, check_evaluation_mode, check_finite, check_images, check_target, targets_for
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
 from lm_plugins.features import relabelled
 from lm_plugins.features.coalition import spread
@@ -16,7 +17,7 @@ from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.promise import afterwards
 from lm_plugins.removal import Removal, as_removal
-from lm_plugins.removal.model_call import ModelCall
+from lm_plugins.removal.model_call import ModelCall, seen_by
 
 __all__ = ["PixelMasks", "image_position"]
 
@@ -29,7 +30,8 @@ class _Call:
     """The images ``(N, C, H, W)``. Captum would copy a tensor for every perturbation of it."""
     position: int
     """Of the image among the inputs."""
-    target: Any
+    targets: tuple[Target, ...]
+    """Of which outputs are explained, each once."""
     one_output: bool
     """Whether the method explains one number for each image, so that a target must choose it."""
     feature_of_pixel: Tensor | None
@@ -60,18 +62,9 @@ class _Call:
 
     def check_target(self, output: Any) -> None:
         """Name a class that the model does not have, where Captum would say that an index is out of range."""
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            return
-        count = output.shape[1]
-        if self.target is None and self.one_output and count > 1:
-            raise OptionError(f"target is missing: the model has {count} outputs; choose one, such as target=0.")
-        if self.target is None:
-            return
-        given = self.target.flatten().tolist() if isinstance(self.target, Tensor) else self.target
-        for one in given if isinstance(given, list) else [given]:
-            index = one[0] if isinstance(one, tuple) and one else one
-            if isinstance(index, int) and not -count <= index < count:
-                raise OptionError(f"target is {index}, the model has {count} outputs: choose 0 to {count - 1}.")
+        if isinstance(output, Tensor) and output.ndim > 1:
+            for target in self.targets:
+                check_target(target, tuple(output.shape[1:]), is_whole=self.one_output)
 
 
 class PixelMasks:
@@ -90,15 +83,16 @@ class PixelMasks:
         output: Callable[[Any], Any] | None = None,
         **upstream: Any,
     ) -> None:
-        model = ModelCall(forward_func)
-        forward = as_removal(removal)(model)
+        self._explained = forward_func
+        forward = as_removal(removal)(ModelCall(forward_func))
 
         def forward_masks(*values: Any) -> Any:
             count = next(i for i, value in enumerate(values) if isinstance(value, _Call))
             call, images, *more = values[count:]
             inputs = values[:count]
-            with model.given((*inputs[call.position + 1 :], *more), before=inputs[: call.position]):
-                result = forward(call.rows(images), call.visible(inputs[call.position], images))
+            after, before = (*inputs[call.position + 1 :], *more), inputs[: call.position]
+            visible = call.visible(inputs[call.position], images)
+            result = seen_by(forward, call.rows(images), visible, after, before)
             if isinstance(result, Future):
                 return afterwards(result, lambda value: _explained(value, output, call, len(images)))
             return _explained(result, output, call, len(images))
@@ -125,16 +119,21 @@ class PixelMasks:
         feature_mask: Any = None,
         **settings: Any,
     ) -> Any:
+        what = type(self).__name__
+        check_evaluation_mode(self._explained, what)
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
         position = image_position(tensors)
         x = tensors[position]
+        check_images(x, what)
+        check_finite(x, what)
         present, features = torch.ones(x.shape[0], 1, *x.shape[2:], device=x.device), None
         if feature_mask is not None:
             masks = _features_of_pixels(feature_mask, tensors, position)
             ids, features = torch.unique(masks[position][:, 0], return_inverse=True)
             present = torch.ones(len(x), len(ids), device=x.device)
             settings["feature_mask"] = tuple(ids[None] if i == position else one for i, one in enumerate(masks))
-        call = _Call(x, position, settings.get("target"), self._one_output, features)
+        targets = tuple(dict.fromkeys(targets_for(settings.get("target"), len(x))))
+        call = _Call(x, position, targets, self._one_output, features)
         more = () if additional_forward_args is None else additional_forward_args
         result = attribute(
             inputs=tuple(present if i == position else one for i, one in enumerate(tensors)),

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_target
 from lm_plugins.cli.explanation_methods import Method, Question
 from lm_plugins.cli.loading_images import ImageFiles
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.parameters import class_count
 from lm_plugins.cli.preprocessing import Preprocessing
-from lm_plugins.errors import OptionError
 from lm_plugins.removal import as_removal
 from lm_plugins.report import ExplainedImage, Explanation
 
@@ -57,10 +57,7 @@ def explained_image(
         probabilities = model.module(x).softmax(1)[0].cpu()
     predicted = int(probabilities.argmax())
     target = predicted if options["target"] is None else options["target"]
-    if target >= len(probabilities):
-        raise OptionError(
-            f"target is {target}, the model has {len(probabilities)} classes: 0 to {len(probabilities) - 1}."
-        )
+    check_target(target, tuple(probabilities.shape))
     features = options["features"] or method.features
     feature_mask = features.mask(preprocessing.pixels(x[0].cpu())).to(x.device)
     explanations = []

@@ -10,6 +10,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
 from lm_plugins.errors import OptionError
@@ -177,7 +178,9 @@ def class_count(model: nn.Module, image: Tensor) -> int:
 
     Raises:
         OptionError: It returns something else than ``(N, classes)``.
+        TrainingModeError: The model or a part of it is in training mode.
     """
+    check_evaluation_mode(model, "the command line")
     device = next((one.device for one in model.parameters()), torch.device("cpu"))
     logits = model(image[None].to(device))
     if not isinstance(logits, Tensor) or logits.ndim != 2:

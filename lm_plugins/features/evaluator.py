@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
 from lm_plugins.features.coalition import checked_features, present_in, spread
 from lm_plugins.features.output import rows_of
@@ -37,6 +38,7 @@ class CoalitionEvaluator:
 
     Raises:
         ShapeError: `x` is not one image, or the feature mask does not fit it.
+        InputTypeError: `x` is no floating-point tensor.
         OptionError: `batch_size` is below 1.
 
     Example:
@@ -44,7 +46,7 @@ class CoalitionEvaluator:
         >>> from lm_plugins.features import CoalitionEvaluator, grid
         >>> from lm_plugins.removal import Colour
         >>> x = torch.ones(1, 1, 4, 4)
-        >>> brightness = Colour(0.0)(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+        >>> brightness = Colour(0.0)(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> values = CoalitionEvaluator(brightness, x, grid((4, 4), 2))
         >>> values(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]))
         tensor([[1.0000],
@@ -62,7 +64,8 @@ class CoalitionEvaluator:
         autocast: torch.dtype | None = None,
         progress: bool = False,
     ) -> None:
-        if x.ndim != 4 or x.shape[0] != 1:
+        check_images(x, "the evaluation of coalitions")
+        if x.shape[0] != 1:
             raise ShapeError(f"coalitions are evaluated for one image (1, C, H, W), got shape {tuple(x.shape)}.")
         if tuple(feature_mask.shape) != tuple(x.shape[2:]):
             raise ShapeError(
@@ -92,7 +95,9 @@ class CoalitionEvaluator:
         Raises:
             ShapeError: `coalitions` is not ``(K, F)``.
             InputTypeError: The model does not return a tensor with a value for each image.
+            TrainingModeError: The model or a part of it is in training mode.
         """
+        check_evaluation_mode(self._forward, "the evaluation of coalitions")
         if coalitions.ndim != 2 or not len(coalitions):
             raise ShapeError(f"expected coalitions (K, F) with at least one row, got {tuple(coalitions.shape)}.")
         features = checked_features(self._feature_mask, coalitions.shape[1])

@@ -8,28 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lm_plugins.errors import InputTypeError, OptionError, ShapeError, TrainingModeError
+from lm_plugins.checks import check_evaluation_mode
+from lm_plugins.errors import InputTypeError, OptionError, ShapeError
 from lm_plugins.features.output import rows_of
 from lm_plugins.lime.image import as_input
 from lm_plugins.removal import Removal, as_removal
+from lm_plugins.removal.model_call import ModelCall
 
 __all__ = ["Classifier", "Model", "Output", "Preprocess", "check_agreement"]
 
 Model = nn.Module | Callable[[Tensor], Any]
 Preprocess = Callable[[NDArray[Any]], Tensor]
 Output = Callable[[Any], Tensor]
-
-
-class _Function(nn.Module):
-    """A function of images as the model that a removal needs."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-        self.eval()
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 class Classifier:
@@ -54,7 +44,7 @@ class Classifier:
         for name, function in {"preprocess": preprocess, "output": output}.items():
             if function is not None and not callable(function):
                 raise InputTypeError(f"{name} is a function or None, got {type(function).__name__}.")
-        self._model = model if isinstance(model, nn.Module) else _Function(model)
+        self._model = model if isinstance(model, nn.Module) else ModelCall(model)
         self._forward = as_removal(removal)(self._model)
         self._preprocess = preprocess
         self._output = output
@@ -69,13 +59,12 @@ class Classifier:
         """Ask the model about images ``(N, C, H, W)``, visible bool ``(N, H, W)``; returns ``(N, classes)``.
 
         Raises:
-            TrainingModeError: The model is in training mode.
+            TrainingModeError: The model or a part of it is in training mode.
             InputTypeError: What is explained is no tensor with a row for each image.
             ShapeError: It is not ``(N, classes)``.
             OptionError: The model returns probabilities, and no `output` was given.
         """
-        if any(module.training for module in self._model.modules()):
-            raise TrainingModeError("LIME needs a model in evaluation mode; call model.eval() first.")
+        check_evaluation_mode(self._model, "LIME")
         rows = rows_of(self._forward(x, visible), len(x), self._output)
         rows = rows[:, None] if rows.ndim == 1 else rows
         if rows.ndim != 2 or not rows.shape[1]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from copy import copy
 from numbers import Integral
 from typing import Any
 
@@ -134,7 +135,7 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
             NonFiniteError: The image is infinite or NaN somewhere.
             OptionError: A number is too small, there is no such label, `classifier_fn` disagrees with the model, or
                 the model returns probabilities and no `output` was given.
-            TrainingModeError: The model is in training mode.
+            TrainingModeError: The model or a part of it is in training mode.
         """
         _check_counts(num_samples=num_samples, num_features=num_features, batch_size=batch_size, top_labels=top_labels)
         if hide_color is not None:
@@ -144,12 +145,13 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
                 UserWarning,
                 stacklevel=2,
             )
-        # An integer starts afresh in every call, an object moves on.
-        self.random_state = self.base.random_state = check_random_state(
-            random_seed if self._seed is None else self._seed
-        )
+        # An integer starts afresh in every call, an object moves on. Upstream draws from the explainer's own state: each
+        # call has an explainer of its own, since others may run at the same time.
+        one = copy(self)
+        one.base = copy(self.base)
+        one.random_state = one.base.random_state = check_random_state(random_seed if self._seed is None else self._seed)
         if random_seed is None:
-            random_seed = int(self.random_state.randint(0, high=1000))
+            random_seed = int(one.random_state.randint(0, high=1000))
         image = as_image(image)
         x = self._classifier.input_of(image)
         clean = self._classifier.clean(x)
@@ -161,7 +163,7 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
         evaluate = CoalitionEvaluator(
             self._classifier, x, torch.from_numpy(segments), batch_size=batch_size, progress=progress_bar
         )
-        return super().explain_instance(
+        return super(LimeImageExplainer, one).explain_instance(
             shown,
             evaluate,
             labels,

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_plugins.errors import InputTypeError, NonFiniteError, ShapeError
+from lm_plugins.checks import check_finite, check_images
+from lm_plugins.errors import InputTypeError, ShapeError
 
 __all__ = ["as_image", "as_input", "as_rgb"]
 
@@ -42,12 +43,9 @@ def as_image(image: Any) -> Image:
         raise ShapeError(
             f"image has its channels last, got shape {image.shape}; numpy.moveaxis(image, 0, -1) puts them there."
         )
-    if not np.isfinite(image).all():
-        raise NonFiniteError(
-            f"{int((~np.isfinite(image)).sum())} values of the image are infinite or NaN; repair it. To hide pixels, no "
-            "value is needed: see removal=."
-        )
-    return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+    channels_last: Image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+    check_finite(torch.from_numpy(np.array(channels_last, np.float64)).permute(2, 0, 1)[None], "LIME")
+    return channels_last
 
 
 def as_rgb(image: Image) -> Image:
@@ -72,17 +70,14 @@ def as_input(image: Image, preprocess: Callable[[Image], Tensor] | None) -> Tens
     """
     # A copy, since preprocessing may work in place and torch takes no negative strides.
     x = _channels_first(image.copy()) if preprocess is None else preprocess(image.copy())
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputTypeError(f"preprocess returns a floating-point tensor (C, H, W), got {got}.")
-    if x.ndim != 3 or tuple(x.shape[1:]) != image.shape[:2]:
+    check_images(x, "LIME, after preprocess,", "(C, H, W)")
+    if tuple(x.shape[1:]) != image.shape[:2]:
         raise ShapeError(
             f"preprocess returned shape {tuple(x.shape)} for an image {image.shape}: expected (C, {image.shape[0]}, "
             f"{image.shape[1]}). Superpixels are removed after preprocessing, so it has to keep height and width: apply "
             "Resize and CenterCrop to the image before explain_instance."
         )
-    if not bool(x.isfinite().all()):
-        raise NonFiniteError("preprocess returned an image that is infinite or NaN somewhere.")
+    check_finite(x[None], "LIME, after preprocess,")
     return x[None]
 
 

@@ -1,9 +1,10 @@
 """The engine of layer masking. Knows no framework and no explainer."""
 
+from lm_plugins.checks import as_visible
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import Coverage, coverage
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.model import MASKED, LayerMasked, as_visible, run_masked
+from lm_plugins.masking.model import MASKED, LayerMasked, run_masked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
 from lm_plugins.masking.registry import (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
@@ -65,7 +66,7 @@ def _line(name: str, paths: list[str]) -> str:
     return f"{name}, called in {named}{f' and {len(paths) - 3} more' if len(paths) > 3 else ''}"
 
 
-def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None) -> Coverage:
+def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None, *further: Any) -> Coverage:
     """Find out whether a model can be layer-masked, and what is missing if not.
 
     Runs the model once on `x`, all of it visible. Where a function has no rule, the plain function is called and the
@@ -75,9 +76,15 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         model: A model of images.
         x: Images ``(N, C, H, W)``; one suffices.
         options: The semantics; they decide few cases.
+        further: What else the model takes after the images.
 
     Returns:
         What was found; falsy when something is missing.
+
+    Raises:
+        InputTypeError: `x` is no floating-point tensor.
+        ShapeError: It is no batch of images.
+        TrainingModeError: The model or a part of it is in training mode.
 
     Example:
         >>> import torch
@@ -87,8 +94,11 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
         >>> bool(found), found.missing
         (False, {'torch.nn.functional.lp_pool2d': ['1 (LPPool2d)']})
     """
+    check_images(x, "coverage")
+    check_evaluation_mode(model, "coverage")
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}
+
     def record(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[], Any]
     ) -> Any:
@@ -106,7 +116,7 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None)
     run = Run(MaskingOptions() if options is None else options, observer=record)
     try:
         with torch.no_grad(), running_eagerly(model):
-            model(_all_visible(x.clone(), run, is_image=True))
+            model(_all_visible(x.clone(), run, is_image=True), *further)
     except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
         found.stopped = f"{type(error).__name__}: {error}"
     finally:

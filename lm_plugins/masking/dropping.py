@@ -88,11 +88,19 @@ def as_dropped(places: Places, like: Places) -> Places | None:
         n = places.map_shape[0]
         # Of every image, the positions that stay, where the sequence has its dimension for tokens.
         index = kept.movedim(other.dim, -1).reshape(n, -1) % (places.map_shape[1] * places.map_shape[2])
-        spatial = places.numbers.narrow(sequence.dim, sequence.prefix, places.numbers.shape[sequence.dim] - sequence.prefix)
+        spatial = places.numbers.narrow(
+            sequence.dim, sequence.prefix, places.numbers.shape[sequence.dim] - sequence.prefix
+        )
         shape = [1 if i == sequence.dim else size for i, size in enumerate(spatial.shape)]
         index = index.reshape(*shape, -1).movedim(-1, sequence.dim).squeeze(sequence.dim + 1)
         return Places(
-            torch.cat([constants.expand(*_but(index.shape, sequence.dim, sequence.prefix)), spatial.gather(sequence.dim, index)], sequence.dim),
+            torch.cat(
+                [
+                    constants.expand(*_but(index.shape, sequence.dim, sequence.prefix)),
+                    spatial.gather(sequence.dim, index),
+                ],
+                sequence.dim,
+            ),
             places.visibility,
             whole=places,
         )

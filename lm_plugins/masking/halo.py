@@ -61,9 +61,7 @@ class Halo:
             raise HaloLeftOutError
 
 
-def run_with_halo(
-    compute: Callable[[Halo], Any], needed: frozenset[int] | None
-) -> tuple[Any, frozenset[int]]:
+def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int]]:
     """Run a model without the halos at which nothing looks; again, with all of them, if something did.
 
     Args:

@@ -1,6 +1,5 @@
 """Any torch vision model, layer-masked."""
 
-import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -8,21 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.futures import Future
 
-from lm_plugins.errors import (
-    InputTypeError,
-    MaskValueError,
-    NonFiniteError,
-    ShapeError,
-    TrainingModeError,
-    UnsupportedOperatorError,
+from lm_plugins.checks import (
+    as_visible,
+    check_data,
+    check_evaluation_mode,
+    check_finite,
+    check_images,
+    explaining_mismatch,
 )
+from lm_plugins.errors import InputTypeError, MaskValueError, UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.compiled import check_not_traced, check_python, explaining_compiled, running_eagerly, uncompiled, where_raised
+from lm_plugins.masking.compiled import (
+    check_not_traced,
+    check_python,
+    explaining_compiled,
+    running_eagerly,
+    uncompiled,
+    where_raised,
+)
 from lm_plugins.masking.coverage import coverage
-from lm_plugins.masking.halo import Halo, run_with_halo
+from lm_plugins.masking.halo import run_with_halo
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.mismatch import check_data, explaining_mismatch
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.positions import is_everything
 from lm_plugins.masking.prepare import prepared
@@ -32,7 +38,9 @@ from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.verification import ModelState, verify
 from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["MASKED", "LayerMasked", "as_visible", "run_masked"]
+__all__ = ["MASKED", "LayerMasked", "run_masked"]
+
+_WHAT = "layer masking"
 
 #: The sentinel: a pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to
 #: leave distances between images meaningful, and outside of the range of normalised images.
@@ -88,11 +96,12 @@ class LayerMasked(nn.Module):
         super().__init__()
         self.model = model
         self.options = MaskingOptions() if options is None else options
-        self.training = model.training
+        # It has no mode of its own: that of the model is asked in every call.
+        self.training = False
         self._verify = verify
         self._learned: dict[Any, _Learned] = {}
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, visible: Tensor | None = None, *further: Any) -> Any:
         """Run the model on the visible pixels.
 
         Args:
@@ -100,6 +109,7 @@ class LayerMasked(nn.Module):
                 a pixel whose channels all equal `MASKED` is hidden.
             visible: True (or 1) = the model may see this pixel. Bool or 0/1 of any dtype; ``(N, 1, H, W)``,
                 ``(N, H, W)``, ``(1, 1, H, W)``, ``(1, H, W)`` or ``(H, W)``.
+            further: What else the model takes after the images; handed on as it is.
 
         Returns:
             What the model returns. Maps come back as ordinary tensors with 0 at hidden positions. If everything is
@@ -118,42 +128,44 @@ class LayerMasked(nn.Module):
                 is compiled, exported or quantized, or this is called while a tracer records.
             VerificationError: With everything visible, the model gives another output through the engine than by itself.
         """
-        return uncompiled(self._forward, x, visible)
+        return uncompiled(self._forward, x, visible, further)
 
-    def _forward(self, x: Tensor, visible: Tensor | None) -> Any:
+    def _forward(self, x: Tensor, visible: Tensor | None, further: tuple[Any, ...]) -> Any:
         check_not_traced()
-        _check_images(x)
+        _check_not_within_run(x)
+        check_images(x, _WHAT)
         check_data(self.model, x, visible)
         visible = _unpainted(x) if visible is None else as_visible(visible, x)
-        is_finite = _check_finite(x, visible)
+        is_finite = check_finite(x, _WHAT, visible)
         if is_everything(visible):
-            _check_mode(self.model)
+            check_evaluation_mode(self.model, _WHAT, self.model.modules())
             with explaining_mismatch(self.model, x):
-                return self.model(x)
-        learned = self._learned_about(x, visible)
+                return self.model(x, *further)
+        learned = self._learned_about(x, visible, further)
         output, learned.halo = run_with_halo(
-            lambda halo: _run(self.model, x, visible, Run(self.options, halo), is_finite), learned.halo
+            lambda halo: _run(self.model, x, visible, Run(self.options, halo), further, is_finite), learned.halo
         )
         return output
 
-    def _learned_about(self, x: Tensor, visible: Tensor) -> "_Learned":
+    def _learned_about(self, x: Tensor, visible: Tensor, further: tuple[Any, ...]) -> "_Learned":
         """What is known about the model for images of this kind: checked, if it is new or has changed."""
-        kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type), _kind_of(further))
         learned = self._learned.get(kind)
         if learned is None or learned.state.has_changed(self.model):
             check_python(self.model)
-            _check_mode(self.model)
+            check_evaluation_mode(self.model, _WHAT)
             learned = _Learned(ModelState(self.model))
             if self._verify:
+
+                def run(model: nn.Module, images: Tensor) -> Any:
+                    everything = torch.ones_like(visible[: len(images)])
+                    return _run(model, images, everything, Run(self.options), further)
+
                 with explaining_mismatch(self.model, x):
-                    verify(self.model, torch.where(visible[:, None], x.detach(), 0.0), self._run_all_visible)
+                    verify(self.model, torch.where(visible[:, None], x.detach(), 0.0), run, further)
                 learned.state.ignore_changes(self.model)
             self._learned[kind] = learned
         return learned
-
-    def _run_all_visible(self, model: nn.Module, x: Tensor) -> Any:
-        everything = torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device)
-        return run_masked(model, x, everything, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was learned about the model: a copy has a model of its own."""
@@ -188,8 +200,8 @@ class LayerMasked(nn.Module):
               (2): ReLU()
             )
         """
-        _check_images(x)
-        _check_mode(self.model)
+        check_images(x, _WHAT)
+        check_evaluation_mode(self.model, _WHAT)
         return LayerMasked(prepared(self.model, x, dtype), self.options, verify=self._verify)
 
 
@@ -201,7 +213,20 @@ class _Learned:
     halo: frozenset[int] | None = None
 
 
-def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions) -> Any:
+def _kind_of(further: Any) -> Any:
+    """What of further arguments may decide which way a model takes: everything but the values of tensors."""
+    if isinstance(further, (list, tuple)):
+        return tuple(_kind_of(one) for one in further)
+    if isinstance(further, dict):
+        return tuple((name, _kind_of(one)) for name, one in further.items())
+    if isinstance(further, Tensor):
+        return further.shape[1:], further.dtype
+    return further if isinstance(further, (bool, int, float, str, type(None))) else type(further)
+
+
+def run_masked(
+    model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions, further: tuple[Any, ...] = ()
+) -> Any:
     """Send `x` through the engine, also when all of it is visible. Nothing is left out, and nothing verified.
 
     Args:
@@ -209,6 +234,7 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
         x: Images ``(N, C, H, W)``, floating point.
         visible: Bool ``(N, H, W)``.
         options: The semantics.
+        further: What else the model takes after the images.
 
     Returns:
         What the model returns, with ordinary tensors.
@@ -218,20 +244,22 @@ def run_masked(model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOpt
         UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
     """
     check_python(model)
-    _check_mode(model)
-    return _run(model, x, visible, Run(options), is_finite=False)
+    check_evaluation_mode(model, _WHAT)
+    return _run(model, x, visible, Run(options), further)
 
 
-def _run(model: nn.Module, x: Tensor, visible: Tensor, run: Run, is_finite: bool) -> Any:
+def _run(
+    model: nn.Module, x: Tensor, visible: Tensor, run: Run, further: tuple[Any, ...], is_finite: bool = False
+) -> Any:
     region = Mask(visible)
     # Made for every run: a model may write into its images.
     values = x if region.is_full else _without_hidden(x, visible, is_finite)
     carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
     try:
         with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
-            return _ordinary(model(carrier))
+            return _ordinary(model(carrier, *further))
     except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(_explain(error, model, x, run.options)) from error
+        raise UnsupportedOperatorError(_explain(error, model, x, run.options, further)) from error
     finally:
         run.is_over = True
 
@@ -250,46 +278,6 @@ def _different(x: Tensor) -> Tensor:
     return x[:1] if x.stride(0) == 0 else x
 
 
-def as_visible(visible: Tensor, x: Tensor) -> Tensor:
-    """Check a pixel mask and bring it to the one form that the engine knows.
-
-    Args:
-        visible: See `LayerMasked.forward`.
-        x: The images that it is for, ``(N, C, H, W)``.
-
-    Returns:
-        Bool ``(N, H, W)`` on the device of `x`.
-
-    Raises:
-        InputTypeError: `visible` is no tensor.
-        ShapeError: It does not fit `x`.
-        MaskValueError: It holds something other than 0 and 1.
-    """
-    if not isinstance(visible, Tensor):
-        raise InputTypeError(
-            f"visible must be a torch.Tensor (True = visible), got {type(visible).__name__}; convert arrays with "
-            "torch.as_tensor."
-        )
-    n, _, h, w = x.shape
-    flat = visible[:, 0] if visible.ndim == 4 and visible.shape[1] == 1 else visible
-    flat = flat[None] if flat.ndim == 2 else flat
-    if flat.ndim != 3 or flat.shape[0] not in (1, n) or tuple(flat.shape[1:]) != (h, w):
-        raise ShapeError(
-            f"visible has shape {tuple(visible.shape)}, the images {tuple(x.shape)}: expected ({n}, 1, {h}, {w}) or "
-            f"({n}, {h}, {w}), with 1 in place of {n} for one mask for all images, or ({h}, {w}). Resize the mask to "
-            f"{h} x {w} with nearest-neighbour interpolation, or the images to the mask."
-        )
-    if flat.dtype != torch.bool:
-        is_visible = flat == 1
-        if not bool((is_visible | (flat == 0)).all()):
-            raise MaskValueError(
-                "visible must hold 0 (hidden) and 1 (visible) only; it also holds "
-                f"{flat[~(is_visible | (flat == 0))][0].item()}. Threshold soft masks first, for example mask > 0.5."
-            )
-        flat = is_visible
-    return flat.to(x.device).expand(n, h, w)
-
-
 def _unpainted(x: Tensor) -> Tensor:
     is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
     hidden = is_sentinel.all(1)  # (N, H, W)
@@ -304,55 +292,17 @@ def _unpainted(x: Tensor) -> Tensor:
     return ~hidden
 
 
-def _check_images(x: Tensor) -> None:
+def _check_not_within_run(x: Any) -> None:
     if isinstance(x, Carrier):
         raise InputTypeError(
             "LayerMasked was called within the run of another LayerMasked: wrap the model once, as lm.LayerMasked(model)."
         )
-    if not isinstance(x, Tensor):
-        raise InputTypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(x).__name__}.")
-    if x.ndim != 4 or 0 in x.shape:
-        hint = "add the batch dimension with x[None]" if x.ndim == 3 else "pass a batch of images"
-        hint = "the batch is empty: pass at least one image" if x.ndim == 4 else hint
-        raise ShapeError(
-            f"layer masking needs images (N, C, H, W), got shape {tuple(x.shape)}; {hint}. Models of other inputs are "
-            "not supported."
-        )
-    if not x.is_floating_point():
-        raise InputTypeError(
-            f"images must be floating point in the normalisation of the model, got {x.dtype}. Convert them first, for "
-            "example x.float() / 255, then normalise."
-        )
 
 
-def _check_finite(x: Tensor, visible: Tensor) -> bool:
-    """Check the visible pixels; returns whether the hidden ones are known to be finite too."""
-    # One sum of all is a tenth of the time of looking at each: anything that is not finite makes it so.
-    if math.isfinite(_different(x.detach()).sum(dtype=torch.promote_types(x.dtype, torch.float32))):
-        return True
-    bad = ~x.isfinite().all(1) & visible
-    if bool(bad.any()):
-        image, row, column = (int(one) for one in bad.nonzero()[0])
-        raise NonFiniteError(
-            f"{int(bad.sum())} visible pixels are infinite or NaN (the first: image {image}, row {row}, column {column}). "
-            "Hide them through `visible`, or repair the image. A baseline of NaN or infinity does not survive Captum's "
-            "arithmetic; use lm_plugins.MASKED."
-        )
-    return False
-
-
-def _check_mode(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        training = [name or "the model itself" for name, module in model.named_modules() if module.training]
-        raise TrainingModeError(
-            f"layer masking needs a model in evaluation mode; in training mode: {', '.join(training[:3])}"
-            f"{f' and {len(training) - 3} more' if len(training) > 3 else ''}. Call model.eval() first: batch "
-            "statistics would mix hidden and visible positions."
-        )
-
-
-def _explain(error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions) -> str:
-    found = coverage(model, x, options)
+def _explain(
+    error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions, further: tuple[Any, ...]
+) -> str:
+    found = coverage(model, x, options, *further)
     return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 

@@ -235,7 +235,13 @@ def registered_functions(tokens: bool = False) -> Table:
 def state_of_table() -> tuple[Any, ...]:
     """What decides which rule acts here and now: the same for the same."""
     _complete()
-    return (len(_RULES), len(_TOKEN_RULES), *_RULES.values(), *_TOKEN_RULES.values(), *(_overrides.get() or {}).values())
+    return (
+        len(_RULES),
+        len(_TOKEN_RULES),
+        *_RULES.values(),
+        *_TOKEN_RULES.values(),
+        *(_overrides.get() or {}).values(),
+    )
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------
@@ -342,9 +348,7 @@ def _carriers(values: Iterable[Any]) -> list[Any]:
 
 
 def _holds_tensor(values: Iterable[Any]) -> bool:
-    return any(
-        _holds_tensor(one) if isinstance(one, (list, tuple)) else isinstance(one, Tensor) for one in values
-    )
+    return any(_holds_tensor(one) if isinstance(one, (list, tuple)) else isinstance(one, Tensor) for one in values)
 
 
 def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:

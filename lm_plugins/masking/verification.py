@@ -17,6 +17,8 @@ from lm_plugins.masking.registry import state_of_table
 
 __all__ = ["ModelState", "verify"]
 
+_Call = Callable[[nn.Module, Tensor], Any]
+
 # What most attributes are; nothing in them can change.
 _SIMPLE = frozenset({bool, int, float, str, bytes, type(None), Tensor, nn.Parameter, FunctionType, type, torch.dtype})
 
@@ -75,6 +77,8 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
     yield "hooks", registry._global_forward_hooks
     yield "hooks before", registry._global_forward_pre_hooks
     stack, seen = [model], set()
+    if type(model).named_modules is not nn.Module.named_modules:  # it stands for modules that it does not own
+        stack += model.modules()
     classes: dict[type, None] = {}
     while stack:
         module = stack.pop()
@@ -99,35 +103,42 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
                 yield (key, name), vars(value)
         stack += [child for child in state["_modules"].values() if child is not None]
     yield "classes", dict(enumerate(classes))
-    bases = dict.fromkeys(base for kind in classes for base in kind.__mro__[: -2 if kind.__mro__[-2] is nn.Module else None])
+    bases = dict.fromkeys(
+        base for kind in classes for base in kind.__mro__[: -2 if kind.__mro__[-2] is nn.Module else None]
+    )
     for base in bases:
         yield base, {name: getattr(value, "__code__", value) for name, value in vars(base).items()}
 
 
-def verify(model: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Any]) -> None:
+def verify(model: nn.Module, x: Tensor, run: _Call, further: tuple[Any, ...] = ()) -> None:
     """Check that the engine gives what the plain model gives, on images of which everything is visible.
 
     Args:
         model: The model, in evaluation mode.
         x: Images ``(N, C, H, W)``. The first is taken, or all if the model does not run on one.
         run: Sends images through the engine, for a model.
+        further: What else the model takes after the images.
 
     Raises:
         VerificationError: It gives something else. The message names the first module whose output differs.
     """
+
+    def plain(model: nn.Module, x: Tensor) -> Any:
+        return model(x, *further)
+
     with torch.no_grad():
         try:
-            found, expected = run(model, x[:1].clone()), model(x[:1].clone())
+            found, expected = run(model, x[:1].clone()), plain(model, x[:1].clone())
             x = x[:1]
         except LMPluginsError:
             raise
         except Exception:  # a model may know the size of its batches
-            found, expected = run(model, x.clone()), model(x.clone())
+            found, expected = run(model, x.clone()), plain(model, x.clone())
         difference = _difference(expected, found)
-        if difference is None or _agree_in_double(model, x, run):
+        if difference is None or _agree_in_double(model, x, plain, run):
             return
-        again = _difference(expected, model(x.clone()))
-        where = None if again else _first_difference(model, x, run)
+        again = _difference(expected, plain(model, x.clone()))
+        where = None if again else _first_difference(model, x, plain, run)
     if again:
         reason = (
             "The model gives another answer to the same image every time, so that nothing can be explained: look for dropout, "
@@ -145,13 +156,13 @@ def verify(model: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Any])
     )
 
 
-def _agree_in_double(model: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Any]) -> bool:
+def _agree_in_double(model: nn.Module, x: Tensor, plain: _Call, run: _Call) -> bool:
     """Whether a copy in float64 agrees: then it was rounding, which some networks amplify beyond any tolerance."""
     if x.dtype == torch.float64:
         return False
     try:
         copied = copy.deepcopy(model).double()
-        return _difference(copied(x.double()), run(copied, x.double())) is None
+        return _difference(plain(copied, x.double()), run(copied, x.double())) is None
     except Exception:  # what cannot be copied or run in float64 is judged as it is
         return False
 
@@ -204,19 +215,20 @@ def _largest(expected: Tensor, found: Tensor, path: str) -> str | None:
     return f"{path} differs by {float(difference):.2g}, where its largest value is {float(scale):.2g}"
 
 
-def _first_difference(model: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Any]) -> str | None:
+def _first_difference(model: nn.Module, x: Tensor, plain: _Call, run: _Call) -> str | None:
     """The first module whose output differs, in words."""
-    plain, masked = _outputs(model, lambda: model(x.clone())), _outputs(model, lambda: run(model, x.clone()))
+    of_plain = _outputs(model, lambda: plain(model, x.clone()))
+    of_masked = _outputs(model, lambda: run(model, x.clone()))
     names = {id(module): name for name, module in model.named_modules()}
-    for (module, one), (other_module, other) in zip(plain, masked, strict=False):
+    for (module, one), (other_module, other) in zip(of_plain, of_masked, strict=False):
         name = f"{names[id(module)] or '(the model itself)'!r} ({type(module).__name__})"
         if module is not other_module:
             return f"The two take different ways: the plain model calls {name} where layer masking does not"
         text = _difference(one, other)
         if text is not None:
             return f"The first module that differs is {name}: its {text}"
-    if len(plain) != len(masked):
-        return f"The plain model makes {len(plain)} calls of modules, layer masking {len(masked)}"
+    if len(of_plain) != len(of_masked):
+        return f"The plain model makes {len(of_plain)} calls of modules, layer masking {len(of_masked)}"
     return None
 
 

@@ -115,7 +115,7 @@ class PixelColour:
         return Colour(tuple(((_values(self.value) - _values(mean)) / _values(std)).tolist()))
 
     def __call__(self, model: nn.Module) -> Forward:
-        """Build ``forward(x, visible)``."""
+        """Build ``forward(x, visible, *further)``."""
         return self.colour(model)(model)
 
 

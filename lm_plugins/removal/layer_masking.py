@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lm_plugins.errors import InputTypeError
 from lm_plugins.masking import LayerMasked, MaskingOptions
 from lm_plugins.removal.protocol import Forward
 
@@ -29,5 +30,14 @@ class LayerMasking:
     options: MaskingOptions | None = None
 
     def __call__(self, model: nn.Module) -> Forward:
-        """Build ``forward(x, visible)``."""
+        """Build ``forward(x, visible, *further)``.
+
+        Raises:
+            InputTypeError: `model` is, or contains, a `LayerMasked`.
+        """
+        if isinstance(model, nn.Module) and any(isinstance(module, LayerMasked) for module in model.modules()):
+            raise InputTypeError(
+                "the model is layer-masked already, and layer masking is the removal: pass the plain model, "
+                "masked.model, with removal=LayerMasking(masked.options) if its options are not the defaults."
+            )
         return LayerMasked(model, self.options)

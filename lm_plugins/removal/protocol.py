@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from lm_plugins.masking import as_visible
+from lm_plugins.checks import as_visible, check_evaluation_mode, check_finite, check_images, explaining_mismatch
 
 __all__ = ["Forward", "PixelRemoval", "Removal"]
 
-#: ``forward(x, visible) -> output``: x ``(N, C, H, W)``, visible bool with True = the model may see this pixel.
-Forward = Callable[[Tensor, Tensor], Any]
+#: ``forward(x, visible, *further) -> output``: x ``(N, C, H, W)``, visible bool with True = the model may see this pixel,
+#: and what else the model takes after the images.
+Forward = Callable[..., Any]
 
 
 class Removal(Protocol):
@@ -23,7 +24,8 @@ class Removal(Protocol):
             model: A model of images ``(N, C, H, W)``, in evaluation mode.
 
         Returns:
-            A function of images and of a pixel mask, as `lm_plugins.LayerMasked.forward` takes them.
+            A function of images, of a pixel mask, and of what else the model takes, as `lm_plugins.LayerMasked.forward`
+            takes them. It calls ``model(x, *further)``.
         """
         ...
 
@@ -44,9 +46,15 @@ class PixelRemoval:
         raise NotImplementedError(f"{type(self).__name__} must define replaced(x, visible)")
 
     def __call__(self, model: nn.Module) -> Forward:
-        """Build ``forward(x, visible)``: replace, then run `model`."""
+        """Build ``forward(x, visible, *further)``: replace, then run `model`. It checks what `LayerMasked` checks."""
+        what = type(self).__name__
 
-        def forward(x: Tensor, visible: Tensor) -> Any:
-            return model(self.replaced(x, as_visible(visible, x)))
+        def forward(x: Tensor, visible: Tensor, *further: Any) -> Any:
+            check_evaluation_mode(model, what)
+            check_images(x, what)
+            seen = as_visible(visible, x)
+            check_finite(x, what, seen)
+            with explaining_mismatch(model, x):
+                return model(self.replaced(x, seen), *further)
 
         return forward

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.features import grid, visible_from
 from lm_plugins.removal import REMOVALS, PixelColour, PixelRemoval
 from lm_plugins.report.pictures import photograph
@@ -92,7 +93,11 @@ def example_photographs(
 
     Returns:
         One example for each image.
+
+    Raises:
+        TrainingModeError: The model or a part of it is in training mode.
     """
+    check_evaluation_mode(model, "the report")
     device = next((one.device for one in model.parameters()), torch.device("cpu"))
     examples = []
     for image, name in zip(images, names, strict=True):

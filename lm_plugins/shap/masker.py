@@ -233,9 +233,10 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
             )
         if self._fixed is not None:
             return self._fixed
-        if self._latest is None or self._latest[0] is not x:
-            self._latest = x, self._layout_for(x)
-        return self._latest[1]
+        latest = self._latest  # another thread may ask about another image meanwhile
+        if latest is None or latest[0] is not x:
+            latest = self._latest = x, self._layout_for(x)
+        return latest[1]
 
     def _layout_for(self, x: Any) -> Layout:
         return Layout(feature_mask_of(self.features, self.image_shape, x), self.image_shape[2])

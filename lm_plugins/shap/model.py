@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lm_plugins.errors import InputTypeError, NonFiniteError, ShapeError, TrainingModeError
+from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
+from lm_plugins.errors import InputTypeError, ShapeError
 from lm_plugins.features.output import rows_of
 from lm_plugins.removal import Forward, Removal, as_removal
 
@@ -81,10 +82,9 @@ class Model:
             ShapeError: `images` is no batch of images, `visible` does not fit it, or the model returns maps.
             InputTypeError: Images hold no numbers, or the model does not return a tensor with a row for each image.
             NonFiniteError: A pixel is infinite or NaN.
-            TrainingModeError: The model is in training mode.
+            TrainingModeError: The model or a part of it is in training mode.
         """
-        if self.model.training:
-            raise TrainingModeError("SHAP explains a model in evaluation mode; call model.eval() first.")
+        check_evaluation_mode(self.model, "SHAP")
         with torch.inference_mode():
             x = self.prepared(images)
             result = self.model(x) if visible is None else self.forward(x, _tensor(visible).to(x.device))
@@ -164,18 +164,12 @@ def as_array(result: Tensor) -> NDArray[Any]:
 
 
 def _nchw(images: Any, dtype: torch.dtype) -> Tensor:
-    x = _tensor(images)
-    if x.ndim != 4 or 0 in x.shape:
-        raise ShapeError(f"images are a batch (N, H, W, C), got shape {tuple(x.shape)}.")
-    x = x.detach().cpu().to(torch.promote_types(torch.float32, dtype))
-    bad = ~x.isfinite().all(3)
-    if bool(bad.any()):
-        image, row, column = (int(one) for one in bad.nonzero()[0])
-        raise NonFiniteError(
-            f"{int(bad.sum())} pixels are infinite or NaN (the first: image {image}, row {row}, column {column}); repair "
-            "the images first. To hide pixels, no value is needed: the masker says which are visible."
-        )
-    return x.movedim(3, 1)
+    x = _tensor(images).detach().cpu()
+    x = x.to(torch.promote_types(torch.float32, dtype))
+    check_images(x, "SHAP", "(N, H, W, C)")
+    x = x.movedim(3, 1)
+    check_finite(x, "SHAP")
+    return x
 
 
 def _tensor(array: Any) -> Tensor:

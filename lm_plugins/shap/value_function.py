@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import ShapeError
 from lm_plugins.features import CoalitionEvaluator
 from lm_plugins.removal import Removal
@@ -68,6 +69,7 @@ class ValueFunction:
         self.image = image
         self._layout = Layout(feature_mask_of(features, np.shape(image), image), np.shape(image)[2])
         prepared = Model(model, preprocess, removal, output)
+        self._model = model
         self._evaluate = CoalitionEvaluator(
             prepared.forward,
             prepared.prepared([image]),
@@ -99,7 +101,9 @@ class ValueFunction:
             ShapeError: `coalitions` is not ``(nsamples, K)``, or the model returns maps.
             MaskValueError: It holds something other than 0 and 1.
             InputTypeError: The model does not return a tensor with a row for each image.
+            TrainingModeError: The model or a part of it is in training mode.
         """
+        check_evaluation_mode(self._model, "SHAP")
         rows = np.asarray(coalitions)
         if rows.ndim != 2 or rows.shape[1] != self._layout.count:
             raise ShapeError(f"expected coalitions (nsamples, {self._layout.count}), got {rows.shape}.")

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.errors import OptionError, ShapeError, UnsupportedOperatorError
-from lm_plugins.masking import MaskingOptions, as_visible, coverage
+from lm_plugins.checks import as_visible, check_evaluation_mode, check_images
+from lm_plugins.errors import OptionError, UnsupportedOperatorError
+from lm_plugins.masking import MaskingOptions, coverage
 from lm_plugins.testing.case import tensors
 from lm_plugins.testing.conformance import Kept, ModelConformance
 from lm_plugins.testing.continuity import continuity as continuity_laws
@@ -73,8 +74,8 @@ def check_model(
         True
     """
     options = MaskingOptions() if options is None else options
-    if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
-        raise ShapeError(f"check_model needs images (N, C, H, W), got {tuple(getattr(x, 'shape', ()))}.")
+    check_images(x, "check_model")
+    check_evaluation_mode(model, "check_model")
     for name, share in (("tolerance", tolerance), ("continuity", continuity)):
         if share is not None and not 0 <= share <= 1:
             raise OptionError(f"{name} of check_model is a share from 0 to 1, or None; got {share!r}.")

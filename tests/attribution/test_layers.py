@@ -196,9 +196,9 @@ def test_bad_input(model, x, method):
     explainer = RISE(model, output_is="logits") if method == "RISE" else METHODS[method](model)
     more = {"n_masks": 2} if method == "RISE" else {}
     for target, error, text in (
-        (7, OptionError, r"target is 7, the model has outputs of shape \(4,\): choose 0 to 3"),
+        (7, OptionError, "target is 7, the model has 4 outputs: choose 0 to 3"),
         ([0, 1, 2], OptionError, "3 classes for 2 images"),
-        (None, OptionError, "choose one of them with target="),
+        (None, OptionError, "choose one, such as target=0"),
         (1.5, InputTypeError, "got 1.5"),
         ((0, 0), OptionError, "pass 1 indices"),
     ):

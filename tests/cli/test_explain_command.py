@@ -135,7 +135,7 @@ def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
         (["--method", "magic"], "no method is called 'magic'; there are occlusion, featureablation"),
         (["--removal", "gray"], "no removal is called 'gray'.* Did you mean grey"),
         (["--compare", "grey,grau"], "no removal is called 'grau'"),
-        (["--target", "7"], "target is 7, the model has 3 classes: 0 to 2"),
+        (["--target", "7"], "target is 7, the model has 3 outputs: choose 0 to 2"),
         (["--features", "hexagons:3"], "neither grid:N"),
         (["--features", "grid:0"], "neither grid:N"),
         (["--features", "slic:4"], "occlusion slides a square window: give --features grid:N, not slic:4"),

@@ -122,7 +122,6 @@ def through_a_view(view, change):
     return function
 
 
-
 IN_PLACE = {
     "one channel": (assigned((slice(None), 0), 0.0), lambda y: torch.cat([0 * y[:, :1], y[:, 1:]], 1)),
     "channels": (assigned((slice(None), slice(2, 4)), 2.0), lambda y: torch.cat([y[:, :2], 0 * y[:, 2:] + 2], 1)),
@@ -142,13 +141,17 @@ IN_PLACE = {
     "flattened, multiplied": (through_a_view(lambda y: y.flatten(2), lambda v: v.mul_(2)), lambda y: 2 * y),
     "viewed, activated": (through_a_view(lambda y: y.view(2, 2, 2, H, W), lambda v: v.relu_()), lambda y: y.relu()),
     "a part, zeroed": (
-        through_a_view(lambda y: y[:, 2:], lambda v: v.zero_()), lambda y: torch.cat([y[:, :2], 0 * y[:, 2:]], 1)
+        through_a_view(lambda y: y[:, 2:], lambda v: v.zero_()),
+        lambda y: torch.cat([y[:, :2], 0 * y[:, 2:]], 1),
     ),
     "a part, scaled": (
         through_a_view(lambda y: y.narrow(1, 2, 2), lambda v: v.mul_(3)),
         lambda y: torch.cat([y[:, :2], 3 * y[:, 2:]], 1),
     ),
-    "added to": (through_a_view(lambda y: y[:, 1:3], lambda v: v.add_(1)), lambda y: y + torch.tensor([0, 1, 1, 0.0]).double()[:, None, None]),
+    "added to": (
+        through_a_view(lambda y: y[:, 1:3], lambda v: v.add_(1)),
+        lambda y: y + torch.tensor([0, 1, 1, 0.0]).double()[:, None, None],
+    ),
     "a channel by another": (
         lambda y: through_a_view(lambda z: z, lambda z: z.__setitem__((slice(None), 0), y[:, 1]))(y),
         lambda y: torch.cat([y[:, 1:2], y[:, 1:]], 1),
@@ -268,7 +271,9 @@ def test_operators_of_extensions_are_refused(body, x):
 # ---- training mode that nobody can see ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(), nn.RReLU()])
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(), nn.RReLU()]
+)
 def test_a_layer_that_trains_within_a_function_is_refused(layer, body, x):
     model = Code(body, lambda y: layer(y)).eval()
     with pytest.raises(errors.UnsupportedOperatorError, match="training=True.*eval"):

@@ -135,7 +135,9 @@ def test_powers():
 def test_answers_for_the_values(function):
     given = samples.activation(samples.values().requires_grad_())
     if function is torch.autograd.grad:
-        assert torch.equal(function(given.mean((1, 2, 3)).sum(), given)[0], function(given.mean((1, 2, 3)).sum(), given.values)[0])
+        assert torch.equal(
+            function(given.mean((1, 2, 3)).sum(), given)[0], function(given.mean((1, 2, 3)).sum(), given.values)[0]
+        )
     elif function is torch.Tensor.register_hook:
         seen = []
         function(given, seen.append)

@@ -67,7 +67,9 @@ def test_a_patch_is_kept_where_none_is_covered_enough():
     positions[0, 0, 0] = True
     window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
     for patches, kept in (("any", True), ("coverage", True), ("all", False)):
-        given = Visibility(Mask(positions), Mask(positions), samples.run(MaskingOptions(patches=patches)), is_image=True)
+        given = Visibility(
+            Mask(positions), Mask(positions), samples.run(MaskingOptions(patches=patches)), is_image=True
+        )
         assert given.after_convolution(window).visible.positions.flatten().tolist() == [kept, False]
 
 

@@ -171,7 +171,7 @@ def test_every_name_is_a_removal(model: nn.Module, x: Tensor, visible: Tensor) -
             InputTypeError,
             "1 or 3 channels, got 2",
         ),
-        (lambda x: Colour()(nn.Identity())(x, torch.ones(5, 5)), ShapeError, "\\(5, 5\\).*\\(2, 3, 24, 20\\)"),
+        (lambda x: Colour()(nn.Identity().eval())(x, torch.ones(5, 5)), ShapeError, "\\(5, 5\\).*\\(2, 3, 24, 20\\)"),
     ],
 )
 def test_bad_input(call, error: type[Exception], text: str, x: Tensor) -> None:

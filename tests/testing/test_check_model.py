@@ -96,7 +96,7 @@ def test_no_number_where_nothing_is_visible(model, x):
 def test_mistakes(model, x):
     with pytest.raises(errors.UnsupportedOperatorError, match=r"(?s)without a rule.*torch\.special\.gammaln|lgamma"):
         check_model(nn.Sequential(model[0], Gamma()).eval(), x)
-    with pytest.raises(errors.ShapeError, match=r"needs images \(N, C, H, W\), got \(3, 12, 14\)"):
+    with pytest.raises(errors.ShapeError, match=r"needs images \(N, C, H, W\), got shape \(3, 12, 14\)"):
         check_model(model, x[0])
     with pytest.raises(errors.OptionError, match=r"tolerance of check_model is a share from 0 to 1, or None; got 2"):
         check_model(model, x, tolerance=2)

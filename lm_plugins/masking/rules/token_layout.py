@@ -230,7 +230,10 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
     input.values[index] = value
 
 
-for _name, _dims in (("mT", lambda ndim: (*range(ndim - 2), ndim - 1, ndim - 2)), ("T", lambda ndim: tuple(range(ndim))[::-1])):
+for _name, _dims in (
+    ("mT", lambda ndim: (*range(ndim - 2), ndim - 1, ndim - 2)),
+    ("T", lambda ndim: tuple(range(ndim))[::-1]),
+):
 
     def _swapped(input: MaskedTokens, owner: Any = None, dims: Callable[[int], Any] = _dims) -> Any:
         """Reorder dimensions."""

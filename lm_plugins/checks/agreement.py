@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks.evaluation_mode import modules_of
 from lm_plugins.errors import InputTypeError, LMPluginsError
 
 __all__ = ["check_data", "explaining_mismatch"]
@@ -13,6 +15,11 @@ __all__ = ["check_data", "explaining_mismatch"]
 
 def check_data(model: nn.Module, x: Tensor, visible: Tensor | None = None) -> None:
     """Check that model, images and mask hold values.
+
+    Args:
+        model: The model.
+        x: The images.
+        visible: The mask, if there is one.
 
     Raises:
         InputTypeError: One of them is on the ``meta`` device, which has shapes only.
@@ -28,10 +35,17 @@ def check_data(model: nn.Module, x: Tensor, visible: Tensor | None = None) -> No
 
 
 @contextmanager
-def explaining_mismatch(model: nn.Module, x: Tensor) -> Iterator[None]:
+def explaining_mismatch(model: Any, x: Tensor) -> Iterator[None]:
     """Turn an error of torch into one that says what to do, where model and images differ in device or dtype.
 
     A model that fails is what counts: one that moves or converts its input by itself may differ from it.
+
+    Args:
+        model: A module, or a function that is seen to hold some.
+        x: The images.
+
+    Yields:
+        Nothing.
 
     Raises:
         InputTypeError: The block failed, and no parameter of the model has the device or the dtype of `x`.
@@ -41,7 +55,7 @@ def explaining_mismatch(model: nn.Module, x: Tensor) -> Iterator[None]:
     except LMPluginsError:
         raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        weights = [*model.parameters(), *model.buffers()]
+        weights = [one for _, held in modules_of(model) for one in (*held.parameters(), *held.buffers())]
         devices = dict.fromkeys(one.device for one in weights)
         if devices and x.device not in devices:
             raise InputTypeError(
