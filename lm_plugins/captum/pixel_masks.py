@@ -15,7 +15,7 @@ from lm_plugins.features import relabelled
 from lm_plugins.features.coalition import spread
 from lm_plugins.features.output import rows_of
 from lm_plugins.masking import MASKED
-from lm_plugins.masking.promise import afterwards
+from lm_plugins.masking.futures import afterwards
 from lm_plugins.removal import Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall, seen_by
 

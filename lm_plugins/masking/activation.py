@@ -1,6 +1,6 @@
 """An activation of which a part is hidden: the carrier that travels through an unmodified model."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,9 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
-from lm_plugins.masking.places import Places
+from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Pair, Window
-
-if TYPE_CHECKING:
-    from lm_plugins.masking.tokens import MaskedTokens
 
 __all__ = ["NCHW", "MaskedActivation", "PaddedActivation"]
 
@@ -53,19 +50,21 @@ class MaskedActivation(Carrier):
 
     # ---- for rules -------------------------------------------------------------------------------------------------
 
-    def as_tokens(self) -> "MaskedTokens":
+    def as_tokens(self) -> Carrier:
         """The same values with their positions as tokens, for layouts that are no map."""
-        from lm_plugins.masking.tokens import MaskedTokens  # tokens turn into maps, and maps into tokens
-
         if "B" in self.dims:
             raise UnsupportedOperatorError(
                 f"{self!r} has the batch folded into the channels, which no function may mix"
             )
-        return MaskedTokens.of_map(self)
+        return Carrier.tokens.of_map(self)
 
     def like(self, values: Tensor) -> "MaskedActivation":
         """The same regions and dimensions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
+
+    def settled(self) -> "MaskedActivation":
+        """Itself."""
+        return self
 
     def regions(self) -> Visibility:
         """Its visibility."""
@@ -75,7 +74,7 @@ class MaskedActivation(Carrier):
         """Become another, as a function that works in place asks for."""
         self.values, self.visibility, self.dims = other.values, other.visibility, other.dims
 
-    def take_back(self, tokens: "MaskedTokens") -> None:
+    def take_back(self, tokens: Any) -> None:
         """Become what a function that works in place has made of ``as_tokens()``.
 
         Raises:

@@ -1,14 +1,14 @@
 """What all carriers have in common: they are tensors without storage, whose every use is handed to the rule table."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from weakref import ref
 
 import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.compiled import BELOW
+from lm_plugins.masking.opaque_code import BELOW
 from lm_plugins.masking.registry import call_rule
 from lm_plugins.masking.run import Run
 
@@ -28,9 +28,16 @@ class Carrier(Tensor):
     #: Whether positions are tokens in any layout, rather than a map of batch, height and width.
     is_tokens = False
 
+    #: The kind of carrier for tokens: what a map becomes where its layout is no map's.
+    tokens: ClassVar[Any]
+
     run: Run
     values: Tensor
     _memory: "list[ref[Carrier]] | None"
+
+    def __init_subclass__(cls) -> None:
+        if cls.is_tokens:
+            Carrier.tokens = cls
 
     @staticmethod
     def _made(kind: type["Carrier"], values: Tensor, shape: torch.Size, run: Run) -> Any:
@@ -43,6 +50,18 @@ class Carrier(Tensor):
 
     def as_tokens(self) -> "Carrier":
         """The same values with their positions as tokens."""
+        raise NotImplementedError
+
+    def like(self, values: Tensor) -> Any:
+        """The same regions with other values; itself if a function worked in place."""
+        raise NotImplementedError
+
+    def is_channels(self, dim: int) -> bool:
+        """Whether a dimension holds no positions."""
+        raise NotImplementedError
+
+    def settled(self) -> Any:
+        """The same in its simplest form."""
         raise NotImplementedError
 
     def regions(self) -> Any:

@@ -12,8 +12,8 @@ from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.compiled import running_eagerly
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.opaque_code import running_eagerly
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.registry import function_name, has_rule
 from lm_plugins.masking.run import Run

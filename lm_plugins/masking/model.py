@@ -17,8 +17,13 @@ from lm_plugins.checks import (
 )
 from lm_plugins.errors import InputTypeError, MaskValueError, UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.batch_norm_folding import prepared
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.compiled import (
+from lm_plugins.masking.coverage import coverage
+from lm_plugins.masking.futures import afterwards
+from lm_plugins.masking.halo import run_with_halo
+from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.opaque_code import (
     check_not_traced,
     check_python,
     explaining_compiled,
@@ -26,13 +31,8 @@ from lm_plugins.masking.compiled import (
     uncompiled,
     where_raised,
 )
-from lm_plugins.masking.coverage import coverage
-from lm_plugins.masking.halo import run_with_halo
-from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.positions import is_everything
-from lm_plugins.masking.prepare import prepared
-from lm_plugins.masking.promise import afterwards
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.verification import ModelState, verify

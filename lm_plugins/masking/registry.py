@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
-from lm_plugins.masking.compiled import check_autograd_function
+from lm_plugins.masking.opaque_code import check_autograd_function
 from lm_plugins.masking.torch_functions import (
     check_overridable,
     function_name,
@@ -55,7 +55,7 @@ _PLAIN = frozenset({Tensor, Parameter, bool, int, float, str, type(None)})
 
 
 def register_rule(
-    *functions: Callable[..., Any], overwrite: bool = False, tokens: bool = False
+    *functions: Callable[..., Any], overwrite: bool = False, tokens: bool = False, both: bool = False
 ) -> Callable[[Rule], Rule]:
     """Register a rule: how torch functions act on an activation of which a part is hidden.
 
@@ -70,6 +70,7 @@ def register_rule(
         overwrite: Replace existing rules instead of raising.
         tokens: The rule is for `lm_plugins.masking.MaskedTokens`, whose positions are in any layout. A map is turned
             into them where its own rule is missing or refuses.
+        both: The rule is for maps and for tokens: it does the same to either.
 
     Returns:
         A decorator that returns the rule unchanged.
@@ -92,16 +93,16 @@ def register_rule(
         )
     check_overridable(functions)
     _complete()
-    table = _TOKEN_RULES if tokens else _RULES
-    taken = [function_name(function) for function in functions if function in table]
+    tables = [table for table, chosen in ((_RULES, both or not tokens), (_TOKEN_RULES, both or tokens)) if chosen]
+    taken = dict.fromkeys(function_name(one) for table in tables for one in functions if one in table)
     if taken and not overwrite:
         raise DuplicateRuleError(
             f"{', '.join(taken)} already has a masking rule. Pass overwrite=True to replace it for the whole program."
         )
 
     def register(rule: Rule) -> Rule:
-        for function in functions:
-            table[function] = rule
+        for table in tables:
+            table.update(dict.fromkeys(functions, rule))
         return rule
 
     return register
@@ -301,7 +302,7 @@ def _result(
         except UnsupportedOperatorError as error:
             refusal = error
     token_rule = rule_of(function, tokens=True)
-    if token_rule is None or (refusal and token_rule is rule):
+    if token_rule is None:
         raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
     try:
         tokens = _as_tokens(args)

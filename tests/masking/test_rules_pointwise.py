@@ -147,6 +147,11 @@ def test_answers_for_the_values(function):
         function(given)
         given.mean((1, 2, 3)).sum().backward()
         assert torch.equal(given.grad, given.values.grad)
+    elif function.__name__.startswith("new_"):
+        arguments = {"new_full": ((2, 3), 1.0), "new_tensor": ([1.0, 2.0],)}.get(function.__name__, ((2, 3),))
+        got, expected = function(given, *arguments), function(given.values, *arguments)
+        assert type(got) is torch.Tensor
+        assert (got.shape, got.dtype, got.device) == (expected.shape, expected.dtype, expected.device)
     else:
         given.retain_grad()
         assert function(given) == function(given.values)

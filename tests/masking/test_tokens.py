@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import lm_plugins as lm
 from lm_plugins.masking import MaskedActivation, MaskedTokens, MaskingOptions, observing
-from lm_plugins.masking.places import CONSTANT
+from lm_plugins.masking.token_positions import CONSTANT
 from tests.garbage import overwrite_hidden
 from tests.masking import samples
 from tests.references import filling

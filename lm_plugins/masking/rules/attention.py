@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.dropping import gathered
-from lm_plugins.masking.places import Places
 from lm_plugins.masking.registry import function_name, register_rule, spellings
-from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.token_positions import Places
+from lm_plugins.masking.tokens import MaskedTokens, gathered
 
 __all__: list[str] = []
 

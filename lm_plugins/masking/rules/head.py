@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
@@ -13,17 +12,6 @@ from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
 
 __all__ = ["per_image", "reduced_dims"]
-
-
-@register_rule(F.linear)
-def linear(input: MaskedActivation, weight: Tensor, bias: Tensor | None = None) -> MaskedActivation:
-    """Act on the channels of every position, where channels come last."""
-    if input.dims[-1] != "C":
-        raise UnsupportedOperatorError(
-            f"torch.nn.functional.linear acts on the last dimension; of {input!r} that is no channel dimension, and a "
-            "linear layer over positions would mix hidden and visible ones"
-        )
-    return input.like(F.linear(input.values, weight, bias))
 
 
 def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:

@@ -1,6 +1,7 @@
 """Normalization: with fixed statistics it is pointwise; statistics over space count visible positions only."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +9,17 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import register_rule
+from lm_plugins.masking.rules.patch_merging import with_channels
+from lm_plugins.masking.tokens import MaskedTokens
 
-__all__ = ["normalized_groups"]
+__all__: list[str] = []
 
 
-@register_rule(F.batch_norm)
+@register_rule(F.batch_norm, both=True)
 def batch_norm(
-    input: MaskedActivation,
+    input: Carrier,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -23,58 +27,55 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> MaskedActivation:
-    """Normalize with the running statistics: a pointwise function."""
+) -> Any:
+    """Normalize with the running statistics: a function of every position alike."""
     if training or running_mean is None or running_var is None:
         raise UnsupportedOperatorError(
             "torch.nn.functional.batch_norm is masked with running statistics only; statistics of the batch would mix "
             "images. Call model.eval(), and keep track_running_stats=True"
         )
-    if input.dims != NCHW:
-        raise UnsupportedOperatorError("torch.nn.functional.batch_norm is masked for (N, C, H, W) only")
+    if not input.is_channels(1):
+        raise UnsupportedOperatorError(f"torch.nn.functional.batch_norm of {input!r} is masked for channels only")
     return input.like(F.batch_norm(input.values, running_mean, running_var, weight, bias, False, momentum, eps))
 
 
-@register_rule(F.layer_norm)
+@register_rule(F.layer_norm, both=True)
 def layer_norm(
-    input: MaskedActivation,
+    input: Carrier,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> MaskedActivation:
-    """Normalize the channels of every position: a pointwise function of space."""
-    if any(letter != "C" for letter in input.dims[-len(normalized_shape) :]):
-        raise UnsupportedOperatorError(
-            f"torch.nn.functional.layer_norm over positions (dimensions {input.dims}, normalized_shape="
-            f"{tuple(normalized_shape)}) would let hidden positions shift visible ones"
-        )
-    return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps))
+) -> Any:
+    """Normalize the channels of every position; a patch of positions in the channels becomes one position first."""
+    input = with_channels("torch.nn.functional.layer_norm", input, range(-len(normalized_shape), 0))
+    return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps)).settled()
 
 
-@register_rule(F.rms_norm)
+@register_rule(F.rms_norm, both=True)
 def rms_norm(
-    input: MaskedActivation, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> MaskedActivation:
-    """Normalize the channels of every position by their root mean square: a pointwise function of space."""
-    if any(letter != "C" for letter in input.dims[-len(normalized_shape) :]):
-        raise UnsupportedOperatorError(
-            f"torch.nn.functional.rms_norm over positions (dimensions {input.dims}, normalized_shape="
-            f"{tuple(normalized_shape)}) would let hidden positions shift visible ones"
-        )
-    return input.like(F.rms_norm(input.values, normalized_shape, weight, eps))
+    input: Carrier, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Any:
+    """Normalize the channels of every position by their root mean square; patches in them are merged first."""
+    input = with_channels("torch.nn.functional.rms_norm", input, range(-len(normalized_shape), 0))
+    return input.like(F.rms_norm(input.values, normalized_shape, weight, eps)).settled()
 
 
-@register_rule(F.normalize)
+@register_rule(F.normalize, both=True)
 def normalize(
-    input: MaskedActivation, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: None = None
-) -> MaskedActivation:
-    """Divide the channels of every position by their norm: a pointwise function of space."""
-    if any(input.dims[one] != "C" for one in ([dim] if isinstance(dim, int) else dim)):
+    input: Carrier, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: None = None
+) -> Any:
+    """Divide by the norm over channels; of tokens, also over the visible ones."""
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    values = input.values
+    if isinstance(input, MaskedTokens):
+        over = tuple(one for one in input.places if any(one.varies(i) for i in dims))
+        values = input.with_hidden(0.0, over) if over else values
+    elif not all(input.is_channels(one) for one in dims):
         raise UnsupportedOperatorError(
             f"torch.nn.functional.normalize along dim={dim} of {input!r}: it is masked along channels only"
         )
-    return input.like(F.normalize(input.values, p, dim, eps))  # type: ignore[arg-type]
+    return input.like(F.normalize(values, p, dim, eps)).settled()  # type: ignore[arg-type]
 
 
 @register_rule(F.group_norm)
@@ -91,10 +92,28 @@ def group_norm(
     visible = input.visibility.visible
     if visible.is_full and visible.inside is None:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
-    return input.like(normalized_groups(input.values, visible.positions[:, None], num_groups, weight, bias, eps))
+    return input.like(_normalized_groups(input.values, visible.positions[:, None], num_groups, weight, bias, eps))
 
 
-def normalized_groups(
+@register_rule(F.group_norm, tokens=True)
+def group_norm_of_tokens(
+    input: MaskedTokens,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> MaskedTokens:
+    """Normalize each group of channels with the mean and variance of its visible tokens."""
+    if not input.is_channels(1) or len(input.places) != 1 or input.image_count() != input.shape[0]:
+        raise UnsupportedOperatorError(f"torch.nn.functional.group_norm of {input!r} is masked for (N, C, ...) only")
+    if input.is_full:
+        return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
+    input = input.whole()
+    shown = (~input.is_hidden()).expand(input.shape[0], 1, *input.shape[2:])
+    return input.like(_normalized_groups(input.values, shown, num_groups, weight, bias, eps))
+
+
+def _normalized_groups(
     values: Tensor, counted: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
     """Group norm of ``(N, C, ...)`` with the mean and variance of what is `counted`, bool ``(N, 1, ...)``."""

@@ -93,13 +93,13 @@ def _check_not_training(function: Callable[..., Any], is_training: bool) -> None
 
 for _function in spellings(*_ACTIVATIONS, *_ARITHMETIC, *_COPIES):
     if _function.__name__ not in _RANDOM_IN_TRAINING:
-        register_rule(_function)(_pointwise(_function))
+        register_rule(_function, both=True)(_pointwise(_function))
 
 for _function in spellings(*_DROPOUT):
-    register_rule(_function)(_dropout(_function))
+    register_rule(_function, both=True)(_dropout(_function))
 
 for _function in spellings("rrelu"):
-    register_rule(_function)(_leaky_at_random(_function))
+    register_rule(_function, both=True)(_leaky_at_random(_function))
 
 for _function in spellings(*_CONVERSIONS):
-    register_rule(_function)(_conversion(_function))
+    register_rule(_function, both=True)(_conversion(_function))

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.dropping import gathered, restored
 from lm_plugins.masking.registry import register_rule
-from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.tokens import MaskedTokens, gathered, restored
 from lm_plugins.masking.torch_functions import properties
 
 __all__: list[str] = []
@@ -40,8 +39,7 @@ def _about_kind(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _function in (*(getattr(Tensor, name) for name in _OF_SHAPE), torch.numel, *properties("shape", "ndim")):
-    register_rule(_function)(_about_shape(_function))
-    register_rule(_function, tokens=True)(_about_shape(_function))
+    register_rule(_function, both=True)(_about_shape(_function))
 
 for _function in (
     *(getattr(Tensor, name) for name in _OF_KIND),
@@ -50,8 +48,20 @@ for _function in (
     torch.is_complex,
     Tensor.retain_grad,
 ):
-    register_rule(_function)(_about_kind(_function))
-    register_rule(_function, tokens=True)(_about_kind(_function))
+    register_rule(_function, both=True)(_about_kind(_function))
+
+
+def _new(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Carrier, *args: Any, **kwargs: Any) -> Tensor:
+        """Make an ordinary tensor of the same dtype and device."""
+        result: Tensor = function(input.values, *args, **kwargs)
+        return result
+
+    return rule
+
+
+for _name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"):
+    register_rule(getattr(Tensor, _name), both=True)(_new(getattr(Tensor, _name)))
 
 
 # ---- gradients: of the values, with 0 for tokens that were dropped ------------------------------------------------------
@@ -103,5 +113,4 @@ for _function, _rule in (
     (torch.autograd.grad, autograd_grad),
     *((one, grad) for one in properties("grad")),
 ):
-    register_rule(_function)(_rule)
-    register_rule(_function, tokens=True)(_rule)
+    register_rule(_function, both=True)(_rule)

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.dropping import as_dropped, gathered, sequence_of
-from lm_plugins.masking.places import CONSTANT, Places, compact
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
-from lm_plugins.masking.tokens import MaskedTokens
+from lm_plugins.masking.token_positions import CONSTANT, Places, compact
+from lm_plugins.masking.tokens import MaskedTokens, as_dropped, gathered, sequence_of
 from lm_plugins.masking.torch_functions import properties
 
 __all__: list[str] = []

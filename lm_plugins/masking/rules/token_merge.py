@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.places import Places
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.rules.merge import ELEMENTWISE, POWERS
+from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.places import Places
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
+from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.tokens import MaskedTokens
 
 __all__: list[str] = []

@@ -9,13 +9,37 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.neighbour_padding import fill
-from lm_plugins.masking.places import Places
+from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
 
-__all__ = ["merged_patches"]
+__all__ = ["merged_patches", "with_channels"]
+
+
+def with_channels(name: str, input: Carrier, dims: Sequence[int]) -> Carrier:
+    """The input, with whole patches in its channels merged into one position each.
+
+    Args:
+        name: The torch function that acts on channels, for errors.
+        input: A map or tokens.
+        dims: The dimensions that are to hold channels.
+
+    Raises:
+        UnsupportedOperatorError: They hold positions.
+    """
+    if not isinstance(input, Carrier):
+        raise UnsupportedOperatorError(f"{name} with weights of which a part is hidden has no masked meaning")
+    if all(input.is_channels(dim) for dim in dims):
+        return input
+    if len(dims) > 1 or not isinstance(input, MaskedTokens):
+        raise UnsupportedOperatorError(
+            f"{name} acts on the dimensions {tuple(dims)} of {input!r}, which hold positions: it would mix hidden and "
+            "visible ones"
+        )
+    return merged_patches(input, dims[0]).as_tokens()
 
 
 def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActivation:
