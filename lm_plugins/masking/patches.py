@@ -87,5 +87,6 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
     if not is_whole:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
-    after = places.visibility.after_convolution(window).visible
-    return Places(patch[..., :1].movedim(-1, dim), Visibility(after, after, places.visibility.options)), window
+    after = places.visibility.after_convolution(window)
+    visibility = Visibility(after.visible, after.visible, after.options, depth=after.depth)
+    return Places(patch[..., :1].movedim(-1, dim), visibility), window

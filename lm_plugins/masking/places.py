@@ -50,10 +50,12 @@ class Places:
             numbers = numbers.reshape([shape[dims.index(letter)] for letter in order])
             numbers = numbers.permute([order.index(letter) for letter in dims if letter in order])
             numbers = numbers.reshape([1 if letter == "C" else shape[dim] for dim, letter in enumerate(dims)])
-            return cls(compact(numbers), Visibility(origin, origin, visibility.options, visibility.is_image))
+            regions = Visibility(origin, origin, visibility.options, visibility.is_image, depth=visibility.depth)
+            return cls(compact(numbers), regions)
 
         sizes = tuple(size for size, letter in zip(shape, dims, strict=True) if letter != "C")
-        return mask.derived(("places", tuple(dims), sizes, visibility.options, visibility.is_image), make)
+        key = ("places", tuple(dims), sizes, visibility.options, visibility.is_image, visibility.depth)
+        return mask.derived(key, make)
 
     def derived(self, key: Hashable | None, make: Callable[[], T]) -> T:
         """Something made from these places, made once; with None for a key, every time."""
@@ -180,7 +182,7 @@ class Places:
             numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
             if _is_window(numbers, self.map_shape):
                 mask = self.visibility.visible.taken(numbers)
-                return Visibility(mask, mask, self.visibility.options), dims
+                return Visibility(mask, mask, self.visibility.options, depth=self.visibility.depth), dims
         return None
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from lm_plugins.masking.margins import Margin, MarginsOfRun
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.neighbour_padding import FillPlan
+from lm_plugins.masking.neighbour_padding import FillPlan, Plan, ZeroPlan
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.window import Pair, Window
@@ -26,6 +29,7 @@ class Visibility:
         margins: The margins of this run of the model; None computes all.
         margin: That of the convolution that computed more than what is visible, if it may be left out.
         margin_width: How many rings of positions around `visible` are certainly in `computed`, as far as the map goes.
+        depth: How many convolutions wider than 1x1 lie behind, on the way that has most; 0 where no option asks for it.
     """
 
     visible: Mask
@@ -35,6 +39,7 @@ class Visibility:
     margins: MarginsOfRun | None = None
     margin: Margin | None = None
     margin_width: int = 0
+    depth: int = 0
 
     @property
     def settled(self) -> "Visibility":
@@ -47,7 +52,7 @@ class Visibility:
         return self.computed is self.visible or (self.margin is not None and self.margin.is_left_out)
 
     def _all_of(self, visible: Mask, is_image: bool = False) -> "Visibility":
-        return Visibility(visible, visible, self.options, is_image, self.margins)
+        return Visibility(visible, visible, self.options, is_image, self.margins, depth=self.depth)
 
     @property
     def _known(self) -> Mask:
@@ -74,13 +79,21 @@ class Visibility:
             return None
         return self.margins.next()
 
-    def padding_for(self, window: Window, margin: Margin | None = None) -> tuple[FillPlan, int]:
-        """The neighbour padding before a convolution: its plan, and as many rings as outputs that count can see."""
+    @property
+    def _padding(self) -> str:
+        """What the next layer that looks through a window finds at hidden positions; see `MaskingOptions`."""
+        limit = self.options.padded_layers
+        return self.options.padding if limit is None or self.depth < limit else "zero"
+
+    def padding_for(self, window: Window, margin: Margin | None = None) -> tuple[Plan, int]:
+        """The padding before a convolution: its plan, and as many rings as outputs that count can see."""
         if window.kernel == (1, 1) and not self.options.pointwise_ring:
-            return self._plan_around(self.visible), 0
+            return self.neighbour_plan(self.visible), 0
         if self.margin is not None:
             self.margin.look()
-        plan = self._plan_around(self._known)
+        if self._padding != "neighbours":
+            return ZeroPlan(self._known.hidden), 1
+        plan = self.neighbour_plan(self._known)
         if window.kernel == (1, 1):
             return plan, 1
         if window.is_patch and window.padding[0] == window.padding[2] == 0:
@@ -94,19 +107,35 @@ class Visibility:
             return plan, window.half_reach
         return plan, window.reach
 
-    def _plan_around(self, region: Mask) -> FillPlan:
+    def neighbour_plan(self, region: Mask) -> FillPlan:
+        """The plan of neighbour padding around a region."""
+        options, detached = self.options, self.options.padding_gradient == "detached"
         # One convolution looks at pixels, and their plan is the largest of all: it need not be kept.
-        return region.fill_plan(self.options.diagonal, self.options.padding_epsilon, keep=not self.is_image)
+        return region.fill_plan(options.diagonal, options.padding_epsilon, detached, keep=not self.is_image)
+
+    def rescaling_for(self, window: Window, dtype: torch.dtype) -> Tensor | None:
+        """What a partial convolution multiplies its sums by, ``(N, 1, H', W')``; None where it has nothing to do."""
+        if self._padding != "partial" or window.kernel == (1, 1) or self._known.is_full:
+            return None
+        return self._known.mean_correction(window, dtype)
 
     def after_convolution(self, window: Window, margin: Margin | None = None) -> "Visibility":
         """The regions after a convolution."""
         if window.is_identity and not self.is_image and not self.options.pointwise_ring:
             return self
+        return self._deeper(window)._after_convolution(window, margin)
+
+    def _deeper(self, window: Window) -> "Visibility":
+        # Counted only where it matters: it would keep activations apart that are otherwise alike.
+        is_counted = self.options.padded_layers is not None and window.kernel != (1, 1)
+        return replace(self, depth=self.depth + 1) if is_counted else self
+
+    def _after_convolution(self, window: Window, margin: Margin | None) -> "Visibility":
         visible = self._seen_through(window)
         if margin is not None:
             width = self.margin_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
             computed = margin.around(lambda: self.computed.any_in(window))
-            return Visibility(visible, computed, self.options, False, self.margins, margin, width)
+            return Visibility(visible, computed, self.options, False, self.margins, margin, width, self.depth)
         if self.options.computed == "any":
             if window.is_identity:
                 return replace(self, visible=visible, is_image=False)
@@ -141,7 +170,8 @@ class Visibility:
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
         visible = self.visible.merged([other.visible for other in others], how)
         is_image = self.is_image and all(other.is_image for other in others)
-        return self._all_of(visible, is_image)
+        merged = self._all_of(visible, is_image)
+        return replace(merged, depth=max(one.depth for one in (self, *others)))
 
     # ---- resizing --------------------------------------------------------------------------------------------------
 

@@ -103,13 +103,13 @@ def _shares_images(one: Places, other: Places, dim: int) -> bool:
 
 
 def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places:
-    visible = one.visibility.after_addition([other.visibility]).visible
+    merged = one.visibility.after_addition([other.visibility])
     if one.visibility.options.addition == "union":
         raise UnsupportedOperatorError(
             f"{function_name(function)} of tokens of which different ones are visible; with "
             'MaskingOptions(addition="intersection") it is masked'
         )
-    return Places(one.numbers, Visibility(visible, visible, one.visibility.options))
+    return Places(one.numbers, Visibility(merged.visible, merged.visible, merged.options, depth=merged.depth))
 
 
 for _function in spellings(*ELEMENTWISE, *POWERS):
