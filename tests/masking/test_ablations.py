@@ -99,6 +99,18 @@ def test_a_partial_convolution_of_a_constant_is_that_constant():
 
 
 @every_ablation
+def test_images_with_weights_of_their_own(options):
+    # Models write it as one convolution with a group for each image.
+    x, visible, weights = samples.values(), samples.region(), samples.values(2 * 6, 4, 3, 3)
+    folded = samples.activation(x, visible, options).reshape(1, 8, 6, 7)
+    result = F.conv2d(folded, weights, groups=2, padding=1).reshape(2, 6, 6, 7)
+    for i in range(2):
+        alone = samples.activation(x[i : i + 1], visible[i : i + 1], options)
+        expected = F.conv2d(alone, weights[6 * i : 6 * i + 6], padding=1)
+        samples.assert_equal_where_computed(expected, result.values[i : i + 1])
+
+
+@every_ablation
 def test_values_that_another_branch_reads_stay(options):
     with torch.no_grad():
         given = samples.activation(options=options)
