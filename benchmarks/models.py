@@ -35,7 +35,10 @@ class Subject:
 
 
 def load(name: str) -> Subject:
-    """Load ``lite0``, ``lite1``, ``lite2``, ``torchvision:NAME@WEIGHTS`` or ``cifar:DEPTH:CHECKPOINT``."""
+    """Load ``lite0``, ``lite1``, ``lite2``, ``torchvision:NAME@WEIGHTS`` or ``cifar:DEPTH:CHECKPOINT``.
+
+    WEIGHTS is a name of torchvision's or a file with a state dict, which gets the images that torchvision's default has.
+    """
     kind, _, rest = name.partition(":")
     if kind in ("lite0", "lite1", "lite2"):
         return _lite(int(kind[-1]))
@@ -76,9 +79,15 @@ def _lite(variant: int) -> Subject:
 def _torchvision(name: str, weights: str = "DEFAULT") -> Subject:
     from torchvision import models
 
-    chosen = models.get_model_weights(name)[weights]
+    file = Path(weights)
+    chosen = models.get_model_weights(name)["DEFAULT" if file.is_file() else weights]
     transform = chosen.transforms()
-    model = models.get_model(name, weights=chosen).eval()
+    if file.is_file():
+        model = models.get_model(name, weights=None)
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    else:
+        model = models.get_model(name, weights=chosen)
+    model.eval()
     return Subject(
         name, model, lambda image: transform(image.convert("RGB")), tuple(transform.mean), tuple(transform.std)
     )

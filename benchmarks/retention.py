@@ -36,6 +36,10 @@ def removals(subject: Subject, side: int) -> dict[str, Removal]:
         "stem by coverage": LayerMasking(lm.MaskingOptions(stem="coverage")),
         "coverage .5": LayerMasking(lm.MaskingOptions(coverage=0.5)),
         "diagonal 1": LayerMasking(lm.MaskingOptions(diagonal=1.0)),
+        "first convolution padded": LayerMasking(replace(PUBLISHED, padded_layers=1)),
+        "first 9 convolutions padded": LayerMasking(replace(PUBLISHED, padded_layers=9)),
+        "masking only": LayerMasking(replace(PUBLISHED, padding="zero")),
+        "partial convolution": LayerMasking(replace(PUBLISHED, padding="partial")),
         "black": Colour(subject.colour(0.0)),
         "grey": Colour(0.0),
         "blur": Blur(sigma=8.0 * side / 224),
@@ -150,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line, run the study, write table, JSON and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder (with labels.csv, if labelled) or .npz; default: packaged")
-    parser.add_argument("--model", default="lite0", help="lite0, lite1, lite2, torchvision:NAME@WEIGHTS, cifar:56:FILE")
+    parser.add_argument(
+        "--model", default="lite0", help="lite0, lite1, lite2, torchvision:NAME@WEIGHTS (or a file), cifar:56:FILE"
+    )
     parser.add_argument("--features", nargs="+", default=["16", "32", "superpixels"], help="patch sizes, superpixels")
     parser.add_argument("--fractions", nargs="+", type=float, default=[i / 10 for i in range(1, 10)])
     parser.add_argument("--removals", nargs="+", help="names of some removals only")

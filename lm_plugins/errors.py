@@ -63,7 +63,7 @@ class ProbabilityError(LMPluginsError, ValueError):
 
 
 class ArchitectureError(LMPluginsError, ValueError):
-    """The published code knows no architecture of that name; the message lists the families."""
+    """The published code knows no architecture of that name or class; the message lists the families."""
 
 
 class RuleError(LMPluginsError, TypeError):

@@ -19,7 +19,7 @@ class Cost:
     """Filled in at the end of the block of `measured_cost`.
 
     Args:
-        images: Images that went through the model, whatever the batches.
+        images: Images that went through the model, whatever the batches, those of the check of layer masking included.
         calls: Calls of the model.
         seconds: Wall-clock time.
     """
@@ -59,7 +59,6 @@ def measured_cost(model: nn.Module) -> Iterator[Cost]:
 
     def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next(iter((*args, *kwargs.values())), None)
-        # Under layer masking an activation comes, which is no tensor but has the shape of one.
         cost.images += int(getattr(first, "shape", (1,))[0])
         cost.calls += 1
 

@@ -146,8 +146,7 @@ class MaskedActivation(Carrier):
             return self.values
         values, known = self.values, computed.positions
         if self.visibility.options.missing == "neighbours" and self.dims == NCHW:
-            options = self.visibility.options
-            plan = computed.fill_plan(options.diagonal, options.padding_epsilon)
+            plan = self.visibility.neighbour_plan(computed)
             count = plan.rings_to_cover(region.positions)
             values, known = fill(values, plan, count, in_place=False), plan.known_after(count)
         return values.masked_fill(self.spread(region.positions & ~known), 0.0)

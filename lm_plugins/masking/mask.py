@@ -93,19 +93,21 @@ class Mask:
         is_known = other is self or any(one() is self for one in other._within)
         return is_known or not bool((other.positions & self.hidden).any())
 
-    def fill_plan(self, diagonal: float, epsilon: float, keep: bool = True) -> FillPlan:
+    def fill_plan(self, diagonal: float, epsilon: float, detached: bool = False, keep: bool = True) -> FillPlan:
         """The plan of neighbour padding around the region; the numbers as in `MaskingOptions`.
 
         Args:
             diagonal: Weight of the diagonal neighbours.
             epsilon: Added to the sum of weights.
+            detached: Let no gradient through.
             keep: Remember it, for the next layer.
         """
 
         def make() -> FillPlan:
-            return FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=self.is_on_host)
+            by_rows = self.is_on_host
+            return FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=by_rows, detached=detached)
 
-        return self._cached(("fill", diagonal, epsilon), make) if keep else make()
+        return self._cached(("fill", diagonal, epsilon, detached), make) if keep else make()
 
     def filled(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
         """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""

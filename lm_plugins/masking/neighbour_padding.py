@@ -1,5 +1,6 @@
 """Neighbour padding: hidden positions near the known region take the mean of their known neighbours, ring by ring."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lm_plugins.masking.positions import as_map, as_rows
 
-__all__ = ["FillPlan", "Ring", "RingOfMap", "RingOfRows", "fill"]
+__all__ = ["FillPlan", "Plan", "Ring", "RingOfMap", "RingOfRows", "ZeroPlan", "Zeros", "fill"]
 
 # The four direct neighbours, then the four diagonal ones.
 _NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -20,6 +21,13 @@ class Ring(Protocol):
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
         """A map ``(N, C, H, W)`` with the ring filled."""
+
+
+class Plan(Protocol):
+    """What stands at hidden positions, ring by ring."""
+
+    def rings(self, count: int) -> Sequence[Ring]:
+        """The first `count` rings around the region."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +41,22 @@ class RingOfRows:
     targets: Tensor  # (P,) int64
     sources: Tensor  # (P, S) int64, S <= 8
     weights: Tensor  # (P, S) float32
+    detached: bool = False  # no gradient passes to the sources
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
         """See `Ring`; channels-last, all other positions as they were."""
         rows = as_rows(values)
-        means = F.embedding_bag(self.sources, rows, mode="sum", per_sample_weights=self.weights.to(rows.dtype))
+        means = self._means(rows.detach() if self.detached else rows)
         rows = rows.index_copy_(0, self.targets, means) if in_place else rows.index_copy(0, self.targets, means)
         return as_map(rows, values.shape)
+
+    def _means(self, rows: Tensor) -> Tensor:
+        weights = self.weights.to(rows.dtype)
+        if self.detached or not torch.is_grad_enabled():
+            return F.embedding_bag(self.sources, rows, mode="sum", per_sample_weights=weights)
+        # The gradient of embedding_bag has none of its own; this sum can be differentiated any number of times.
+        terms = zip(self.sources.unbind(1), weights.unbind(1), strict=True)
+        return torch.stack([rows.index_select(0, source) * weight[:, None] for source, weight in terms]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -50,10 +67,11 @@ class RingOfMap:
     targets: Tensor  # (N, 1, H, W) bool
     scale: Tensor  # (N, 1, H, W) float32: turns the weighted sum of the known neighbours into their mean
     diagonal: float
+    detached: bool = False  # no gradient passes to the sources
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
         """See `Ring`; never in place, all other positions as they were."""
-        known = torch.where(self.known, values, 0.0)
+        known = torch.where(self.known, values.detach() if self.detached else values, 0.0)
         column = F.avg_pool2d(known, (3, 1), 1, (1, 0), divisor_override=1)
         rest = F.avg_pool2d(torch.lerp(known, column, self.diagonal), (1, 3), 1, (0, 1), divisor_override=1)
         total = torch.add(rest, column, alpha=1 - self.diagonal)  # of the neighbours; targets themselves are 0 in it
@@ -70,6 +88,7 @@ class FillPlan:
         epsilon: Added to the sum of weights by which a mean divides.
         by_rows: Look up the positions of each ring, and touch no others: less work, but their number must be known to
             Python. Otherwise go over the whole map for every ring, so that nobody waits for a device.
+        detached: Let no gradient pass from filled positions to those that they are filled from.
     """
 
     def __init__(
@@ -79,8 +98,10 @@ class FillPlan:
         diagonal: float,
         epsilon: float = 0.0,
         by_rows: bool = True,
+        detached: bool = False,
     ) -> None:
         self._by_rows = by_rows
+        self._detached = detached
         self._diagonal = diagonal
         self._epsilon = epsilon
         self._known = [known]  # before each ring
@@ -124,12 +145,34 @@ class FillPlan:
         width = int(patterns.count.index_select(0, of_target).max())
         steps = patterns.steps[:, :width, 0] * new.shape[2] + patterns.steps[:, :width, 1]
         sources = targets[:, None] + F.embedding(of_target, steps)
-        return RingOfRows(targets, sources, F.embedding(of_target, patterns.weights[:, :width]))
+        return RingOfRows(targets, sources, F.embedding(of_target, patterns.weights[:, :width]), self._detached)
 
     def _ring_of_map(self, pattern: Tensor, new: Tensor) -> Ring:
         patterns = _patterns(self._diagonal, self._epsilon, new.device)
         scale = torch.where(new, patterns.scale[pattern.long()], 0.0)
-        return RingOfMap(self._known[-1][:, None], new[:, None], scale[:, None], self._diagonal)
+        return RingOfMap(self._known[-1][:, None], new[:, None], scale[:, None], self._diagonal, self._detached)
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """All hidden positions at once, as zeros: what stands there without neighbour padding."""
+
+    hidden: Tensor  # (N, H, W) bool
+
+    def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
+        """See `Ring`; never in place, since another layer may take some of these positions as known."""
+        return values.masked_fill(self.hidden[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class ZeroPlan:
+    """The plan of a convolution without neighbour padding, of which one ring is everything."""
+
+    hidden: Tensor  # (N, H, W) bool
+
+    def rings(self, count: int) -> Sequence[Ring]:
+        """See `Plan`."""
+        return [Zeros(self.hidden)][:count]
 
 
 def _pattern(known: Tensor) -> Tensor:
@@ -171,7 +214,7 @@ def _patterns(diagonal: float, epsilon: float, device: torch.device) -> _Pattern
     return _known_patterns[key]
 
 
-def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tensor:
+def fill(values: Tensor, plan: Plan, count: int, *, in_place: bool) -> Tensor:
     r"""Fill `count` rings around the known region of a map.
 
     Every position of ring :math:`r` becomes the weighted mean of those of its eight neighbours that are known or lie
@@ -188,8 +231,8 @@ def fill(values: Tensor, plan: FillPlan, count: int, *, in_place: bool) -> Tenso
 
     References:
         Balasubramanian and Feizi, ICCV 2023, "neighbor padding". Theirs weights all eight neighbours alike, divides
-        by their number plus 1e-5 (both are options) and lets no gradient through the filled positions; ours is the
-        exact mean, and differentiable.
+        by their number plus 1e-5 and lets no gradient through the filled positions. All three are options; by default,
+        ours is the exact mean and differentiable any number of times.
     """
     for ring in plan.rings(count):
         values = ring.fill(values, in_place=in_place)

@@ -42,6 +42,16 @@ class MaskingOptions:
             position may touch the region at a corner only, up to 1. The published padding weights all eight alike: 1.
         padding_epsilon: Added to the sum of weights in neighbour padding. The published code adds 1e-5, which a deep
             network amplifies to 1e-3 of the logits.
+        padding_gradient: ``"exact"``: gradients pass through padded positions to those that they are padded from, so
+            that they are the derivative of the output. ``"detached"``: they do not (published); the forward pass is
+            the same.
+        padding: What a convolution finds at hidden positions. ``"neighbours"``: neighbour padding (published).
+            ``"zero"``: zeros; the ablation "masking only" of the paper. ``"partial"``: zeros too, and the sum over the
+            window, without the bias, is multiplied by the number of its positions over that of the known ones: partial
+            convolution (Liu et al. 2018). Positions beyond the border of the map count as neither. What else looks
+            through a window, such as bilinear resizing, finds zeros under both. Merges follow `missing`.
+        padded_layers: How many convolutions, counted from the image, `padding` is for; later ones find zeros. Counts
+            those wider than 1x1 on the way to the layer, the longest way where ways join. None: all of them.
         average: Average pooling over space divides by ``"visible"`` positions, or by ``"all"`` positions with zeros
             at the hidden ones (published for the transitions of DenseNet).
         global_average: The same for means over the whole map and adaptive pooling.
@@ -61,6 +71,7 @@ class MaskingOptions:
         0.5
 
     References:
+        Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", ECCV 2018.
         Balasubramanian and Feizi, "Towards Improved Input Masking for Convolutional Neural Networks", ICCV 2023,
         for every value called *published*. The defaults of `visible`, `coverage`, `stem`, `computed` and `diagonal` are
         the ones that kept most accuracy under removal in our study (docs/retention.md); the others are the published
@@ -78,6 +89,9 @@ class MaskingOptions:
     missing: Literal["neighbours", "zero"] = "neighbours"
     diagonal: float = 0.5
     padding_epsilon: float = 0.0
+    padding_gradient: Literal["exact", "detached"] = "exact"
+    padding: Literal["neighbours", "zero", "partial"] = "neighbours"
+    padded_layers: int | None = None
     average: Literal["visible", "all"] = "visible"
     global_average: Literal["visible", "all"] = "visible"
     flatten: Literal["zero", "neighbours"] = "zero"
@@ -92,6 +106,9 @@ class MaskingOptions:
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if not is_number or not 0 <= value <= 1 or (value == 0 and lowest == "above"):
                     raise OptionError(f"MaskingOptions.{field.name} is a number {lowest} 0, up to 1; got {value!r}.")
+            elif field.name == "padded_layers":
+                if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                    raise OptionError(f"MaskingOptions.padded_layers is None or a whole number from 0; got {value!r}.")
             elif hints[field.name] is bool:
                 if not isinstance(value, bool):
                     raise OptionError(f"MaskingOptions.{field.name} is True or False, got {value!r}.")

@@ -45,7 +45,7 @@ def filled(values: Tensor, rows: Tensor, value: float, *, in_place: bool) -> Ten
 
 
 def sum_over(values: Tensor, region: Tensor, rows_of_region: Tensor) -> Tensor:
-    """Sum a map over a region. Positions outside of it are not even read.
+    """Sum a map over a region. Whatever stands outside of it plays no part; without autograd it is not even read.
 
     Args:
         values: ``(N, C, H, W)``, floating point.
@@ -61,6 +61,8 @@ def sum_over(values: Tensor, region: Tensor, rows_of_region: Tensor) -> Tensor:
         >>> sum_over(values, region, region.flatten().nonzero()[:, 0])
         tensor([[6.]])
     """
+    if torch.is_grad_enabled():  # the gradient of embedding_bag has none of its own
+        return torch.where(region[:, None], values, 0.0).sum((2, 3))
     n, c, h, _ = values.shape
     counts = region.sum(2).reshape(-1)  # one bag a line of each image: enough of them to share, and short for precision
     bags = torch.nn.functional.embedding_bag(rows_of_region, as_rows(values), counts.cumsum(0) - counts, mode="sum")

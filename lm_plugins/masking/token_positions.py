@@ -50,10 +50,10 @@ class Places:
             numbers = numbers.reshape([shape[dims.index(letter)] for letter in order])
             numbers = numbers.permute([order.index(letter) for letter in dims if letter in order])
             numbers = numbers.reshape([1 if letter == "C" else shape[dim] for dim, letter in enumerate(dims)])
-            return cls(compact(numbers), Visibility(origin, origin, visibility.run, visibility.is_image))
+            return cls(compact(numbers), visibility.all_of(origin, visibility.is_image))
 
         sizes = tuple(size for size, letter in zip(shape, dims, strict=True) if letter != "C")
-        return mask.derived(("places", tuple(dims), sizes, visibility.is_image), make)
+        return mask.derived(("places", tuple(dims), sizes, visibility.is_image, visibility.depth), make)
 
     def derived(self, key: Hashable | None, make: Callable[[], T]) -> T:
         """Something made from these places, made once; with None for a key, every time."""
@@ -180,7 +180,7 @@ class Places:
             numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
             if _is_window(numbers, self.map_shape):
                 mask = self.visibility.visible.taken(numbers)
-                return Visibility(mask, mask, self.visibility.run), dims
+                return self.visibility.all_of(mask), dims
         return None
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.neighbour_padding import FillPlan
+from lm_plugins.masking.neighbour_padding import FillPlan, Plan, ZeroPlan
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.run import Run
@@ -25,6 +26,7 @@ class Visibility:
         is_image: Whether these are still pixels: nothing has looked through a window yet.
         halo: The number of the convolution that computed more than what is visible, if that may be left out.
         halo_width: How many rings of positions around `visible` are certainly in `computed`, as far as the map goes.
+        depth: How many convolutions wider than 1x1 lie behind, on the way that has most; 0 where no option asks for it.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class Visibility:
         is_image: bool = False,
         halo: int | None = None,
         halo_width: int = 0,
+        depth: int = 0,
     ) -> None:
         self.visible = visible
         self.run = run
         self.is_image = is_image
+        self.depth = depth
         self._computed = computed
         self._halo = halo
         self._halo_width = halo_width
@@ -70,15 +74,16 @@ class Visibility:
     @property
     def settled(self) -> "Visibility":
         """The visible region alone, as at the end of a block."""
-        return self._all_of(self.visible, self.is_image)
+        return self.all_of(self.visible, self.is_image)
 
     @property
     def is_tight(self) -> bool:
         """Whether nothing but what is visible is computed: all other values are unspecified."""
         return self._computed is self.visible or self._leaves_out(self._halo)
 
-    def _all_of(self, visible: Mask, is_image: bool = False) -> "Visibility":
-        return Visibility(visible, visible, self.run, is_image)
+    def all_of(self, visible: Mask, is_image: bool = False) -> "Visibility":
+        """The regions of another map of this run, of which nothing but what is visible is computed."""
+        return Visibility(visible, visible, self.run, is_image, depth=self.depth)
 
     @property
     def _known(self) -> Mask:
@@ -105,11 +110,20 @@ class Visibility:
             return None
         return self.run.halo.again(weight) if self.run.is_over else self.run.halo.next(weight)
 
-    def padding_for(self, window: Window, halo: int | None = None) -> tuple[FillPlan, int]:
-        """The neighbour padding before a convolution: its plan, and as many rings as outputs that count can see."""
+    @property
+    def _padding(self) -> str:
+        """What the next layer that looks through a window finds at hidden positions; see `MaskingOptions`."""
+        limit = self.options.padded_layers
+        return self.options.padding if limit is None or self.depth < limit else "zero"
+
+    def padding_for(self, window: Window, halo: int | None = None) -> tuple[Plan, int]:
+        """The padding before a convolution: its plan, and as many rings as outputs that count can see."""
         if window.kernel == (1, 1) and not self.options.pointwise_ring:
-            return self._plan_around(self.visible), 0
-        plan = self._plan_around(self._known)
+            return self.neighbour_plan(self.visible), 0
+        self._look_at_halo()
+        if self._padding != "neighbours":
+            return ZeroPlan(self._known.hidden), 1
+        plan = self.neighbour_plan(self._known)
         if window.kernel == (1, 1):
             return plan, 1
         if window.is_patch and window.padding[0] == window.padding[2] == 0:
@@ -123,36 +137,47 @@ class Visibility:
             return plan, window.half_reach
         return plan, window.reach
 
-    def _plan_around(self, region: Mask) -> FillPlan:
+    def neighbour_plan(self, region: Mask) -> FillPlan:
+        """The plan of neighbour padding around a region."""
+        options, detached = self.options, self.options.padding_gradient == "detached"
         # One convolution looks at pixels, and their plan is the largest of all: it need not be kept.
-        return region.fill_plan(self.options.diagonal, self.options.padding_epsilon, keep=not self.is_image)
+        return region.fill_plan(options.diagonal, options.padding_epsilon, detached, keep=not self.is_image)
+
+    def rescaling_for(self, window: Window, dtype: torch.dtype) -> Tensor | None:
+        """What a partial convolution multiplies its sums by, ``(N, 1, H', W')``; None where it has nothing to do."""
+        if self._padding != "partial" or window.kernel == (1, 1) or self._known.is_full:
+            return None
+        return self._known.mean_correction(window, dtype)
 
     def after_convolution(self, window: Window, halo: int | None = None) -> "Visibility":
         """The regions after a convolution, whose halo has this number."""
         if window.is_identity and not self.is_image and not self.options.pointwise_ring:
             return self
+        # Counted only where it matters: it would keep activations apart that are otherwise alike.
+        is_counted = self.options.padded_layers is not None and window.kernel != (1, 1)
+        depth = self.depth + is_counted
         visible = self._seen_through(window)
         if halo is not None:
             width = self._halo_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
-            return Visibility(visible, lambda: self.computed.any_in(window), self.run, False, halo, width)
+            return Visibility(visible, lambda: self.computed.any_in(window), self.run, False, halo, width, depth)
         if self.options.computed == "any":
             if window.is_identity:
-                return Visibility(visible, self._computed, self.run, False, self._halo, self._halo_width)
-            return Visibility(visible, self.computed.any_in(window), self.run)
+                return Visibility(visible, self._computed, self.run, False, self._halo, self._halo_width, depth)
+            return Visibility(visible, self.computed.any_in(window), self.run, depth=depth)
         if self.options.pointwise_ring and window.is_identity:
             ring = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
-            return Visibility(visible, self.visible.any_in(ring), self.run)
-        return self._all_of(visible)
+            return Visibility(visible, self.visible.any_in(ring), self.run, depth=depth)
+        return Visibility(visible, visible, self.run, depth=depth)
 
     # ---- pooling: counts the visible region ------------------------------------------------------------------------
 
     def after_pooling(self, window: Window) -> "Visibility":
         """The regions after a pooling layer."""
-        return self._all_of(self._seen_through(window))
+        return self.all_of(self._seen_through(window))
 
     def after_adaptive_pooling(self, size: Pair) -> "Visibility":
         """The regions after adaptive pooling to `size`."""
-        return self._all_of(self.visible.any_in_adaptive(size))
+        return self.all_of(self.visible.any_in_adaptive(size))
 
     # ---- merges: fall back to the visible region ---------------------------------------------------------------------
 
@@ -169,7 +194,8 @@ class Visibility:
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
         visible = self.visible.merged([other.visible for other in others], how)
         is_image = self.is_image and all(other.is_image for other in others)
-        return self._all_of(visible, is_image)
+        depth = max(one.depth for one in (self, *others))
+        return Visibility(visible, visible, self.run, is_image, depth=depth)
 
     # ---- resizing --------------------------------------------------------------------------------------------------
 
@@ -185,7 +211,7 @@ class Visibility:
         return self._both(self.visible.enlarged(factor), self.computed.enlarged(factor))
 
     def _both(self, visible: Mask, computed: Mask) -> "Visibility":
-        return Visibility(visible, computed, self.run, self.is_image)
+        return Visibility(visible, computed, self.run, self.is_image, depth=self.depth)
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 

@@ -44,8 +44,13 @@ def _tap(padded: Tensor, axis: int, offset: int, window: Window) -> Tensor:
 
 def count_in(region: Tensor, window: Window, dtype: torch.dtype) -> Tensor:
     """Positions of a region, bool ``(N, H, W)``, in each window: ``(N, 1, H', W')``."""
-    padded = F.pad(region.to(dtype), window.padding)[:, None]
-    return F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+    counts = F.pad(region.to(dtype), window.padding)
+    if window.dilation == (1, 1):
+        return F.avg_pool2d(counts[:, None], window.kernel, window.stride, divisor_override=1)
+    for axis in range(2):
+        taps = [_tap(counts, axis, tap * window.dilation[axis], window) for tap in range(window.kernel[axis])]
+        counts = torch.stack(taps).sum(0)
+    return counts[:, None]
 
 
 def adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.float32) -> Tensor:

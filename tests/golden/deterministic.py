@@ -1,4 +1,4 @@
-"""Weights, images and masks behind layer_masking_reference_logits.npz: they depend on names, shapes and seeds only."""
+"""Weights, images and masks behind the logits of the published code beside this file: of names, shapes and seeds only."""
 
 import zlib
 

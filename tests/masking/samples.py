@@ -1,5 +1,6 @@
 """Small activations for the tests of rules, and what any rule must leave alone."""
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,6 +12,19 @@ SPARSE = MaskingOptions(visible="coverage", computed="visible", diagonal=0.3)
 DEFAULT = MaskingOptions()
 OPTIONS = [PUBLISHED, SPARSE, DEFAULT]
 OPTION_NAMES = ["published", "sparse", "default"]
+ABLATIONS = [
+    MaskingOptions(padding="zero"),
+    MaskingOptions(padding="partial"),
+    MaskingOptions(padded_layers=1),
+    MaskingOptions(padding="partial", padded_layers=2),
+    replace(PUBLISHED, padding="zero"),
+    replace(PUBLISHED, padding="partial"),
+    replace(PUBLISHED, padded_layers=2),
+    replace(PUBLISHED, padding="zero", pointwise_ring=True),
+]
+ABLATION_NAMES = [
+    f"{one.visible}-{one.padding}-{one.padded_layers}{'-ring' if one.pointwise_ring else ''}" for one in ABLATIONS
+]
 
 
 def run(options=DEFAULT):

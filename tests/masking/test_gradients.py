@@ -70,6 +70,29 @@ def test_gradcheck(options, pool, inputs):
     assert torch.autograd.gradcheck(lambda x: masked(x, visible), x)
 
 
+@pytest.mark.parametrize(
+    "options", [*samples.OPTIONS, *samples.ABLATIONS[:4]], ids=[*samples.OPTION_NAMES, *samples.ABLATION_NAMES[:4]]
+)
+@pytest.mark.parametrize("is_on_host", [True, False])
+def test_second_order_gradients(options, is_on_host, inputs, monkeypatch):
+    monkeypatch.setattr(samples.Mask, "is_on_host", property(lambda self: is_on_host))
+    x, visible = inputs
+    x, visible = x[:1, :, :6, :6].detach().requires_grad_(), visible[:1, :6, :6]
+    masked = lm.LayerMasked(network(nn.AvgPool2d(2, 1)), options)
+    assert torch.autograd.gradgradcheck(lambda x: masked(x, visible), x)
+
+
+def test_second_order_gradients_of_parameters(inputs):
+    # As gradient penalties and influence functions take them.
+    x, visible = inputs
+    model = network(nn.AvgPool2d(2, 1))
+    (gradient,) = torch.autograd.grad(lm.LayerMasked(model)(x, visible).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters() if one.ndim > 1)
+    assert (x.grad[~visible[:, None].expand_as(x)] == 0).all()
+    assert (x.grad[visible[:, None].expand_as(x)] != 0).any()
+
+
 @every_option
 def test_zero_for_hidden_pixels_and_not_for_visible_ones(options, inputs):
     x, visible = inputs

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,7 +32,10 @@ def conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> MaskedActivation:
-    """Pad the known region from its neighbours as far as outputs that count can see, then convolve."""
+    """Pad the known region from its neighbours as far as outputs that count can see, then convolve.
+
+    Under other options for `padding`, hidden positions are zeros, and partial convolutions divide by what they saw.
+    """
     if not isinstance(input, MaskedActivation) or input.dims not in (NCHW, FOLDED):
         raise UnsupportedOperatorError(
             "torch.nn.functional.conv2d is masked for an image-like input (N, C, H, W) and ordinary weights only"
@@ -52,8 +56,15 @@ def conv2d(
         padded = images.padded_for(window, halo).reshape(input.shape)
     else:
         padded = input.padded_for(window, halo)
-    values = F.conv2d(padded, weight, bias, stride, padding, dilation, groups)
-    return MaskedActivation(values, input.visibility.after_convolution(window, halo), input.dims)
+    rescaling = input.visibility.rescaling_for(window, torch.promote_types(input.dtype, torch.float32))
+    values = F.conv2d(padded, weight, bias if rescaling is None else None, stride, padding, dilation, groups)
+    result = MaskedActivation(values, input.visibility.after_convolution(window, halo), input.dims)
+    return result if rescaling is None else _rescaled(result, rescaling, bias)
+
+
+def _rescaled(sums: MaskedActivation, rescaling: Tensor, bias: Tensor | None) -> MaskedActivation:
+    values = (sums.values * sums.spread(rescaling)).to(sums.dtype)
+    return sums.like(values if bias is None else values + bias[:, None, None])
 
 
 @lru_cache(maxsize=4096)

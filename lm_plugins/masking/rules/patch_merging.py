@@ -13,7 +13,6 @@ from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.neighbour_padding import fill
 from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.tokens import MaskedTokens
-from lm_plugins.masking.visibility import Visibility
 from lm_plugins.masking.window import Window
 
 __all__ = ["merged_patches", "with_channels"]
@@ -111,5 +110,5 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
     if not is_whole:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
-    after = places.visibility.after_convolution(window).visible
-    return Places(patch[..., :1].movedim(-1, dim), Visibility(after, after, places.visibility.run)), window
+    after = places.visibility.after_convolution(window).settled
+    return Places(patch[..., :1].movedim(-1, dim), after), window

@@ -10,7 +10,6 @@ from lm_plugins.masking.registry import function_name, is_in_place, register_rul
 from lm_plugins.masking.rules.merge import ELEMENTWISE, POWERS
 from lm_plugins.masking.token_positions import Places
 from lm_plugins.masking.tokens import MaskedTokens
-from lm_plugins.masking.visibility import Visibility
 
 __all__: list[str] = []
 
@@ -110,13 +109,13 @@ def _shares_images(one: Places, other: Places, dim: int) -> bool:
 
 
 def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places:
-    visible = one.visibility.after_addition([other.visibility]).visible
+    merged = one.visibility.after_addition([other.visibility])
     if one.visibility.options.addition == "union":
         raise UnsupportedOperatorError(
             f"{function_name(function)} of tokens of which different ones are visible; with "
             'MaskingOptions(addition="intersection") it is masked'
         )
-    return Places(one.numbers, Visibility(visible, visible, one.visibility.run))
+    return Places(one.numbers, merged)
 
 
 for _function in spellings(*ELEMENTWISE, *POWERS):
