@@ -75,13 +75,22 @@ class Carrier(Tensor):
     # ---- memory ------------------------------------------------------------------------------------------------------------
 
     def share_memory_with(self, views: Any) -> None:
-        """Note that some carriers are views of this one: what is written into one of them, all have to see."""
+        """Note that some carriers are views of this one: what is written into one of them, all have to see.
+
+        A copy in another dtype is none, nor is one that puts permuted values in order.
+        """
         for one in views if isinstance(views, (list, tuple)) else (views,):
-            if isinstance(one, Carrier) and one is not self:
+            if isinstance(one, Carrier) and one is not self and not self._is_copied_by(one):
                 if self._memory is None:
                     self._memory = [ref(self)]
                 self._memory.append(ref(one))
                 one._memory = self._memory
+
+    def _is_copied_by(self, other: "Carrier") -> bool:
+        if other.dtype != self.dtype:
+            return True
+        is_ordered = other.values.is_contiguous() and not self.values.is_contiguous()
+        return is_ordered and other.regions() is self.regions() and getattr(self, "dims", ())[1:2] != ("C",)
 
     def check_views(self, name: str, before: Any) -> None:
         """Check after a write that it has reached every carrier that shares its memory in the model.
@@ -128,6 +137,14 @@ class Carrier(Tensor):
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         self.values.requires_grad = value
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """Shape, or one side of it."""
+        return self.shape if dim is None else self.shape[dim]
 
     def __len__(self) -> int:
         return int(self.shape[0])

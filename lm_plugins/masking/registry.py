@@ -45,6 +45,7 @@ _RULES: Table = {}
 _TOKEN_RULES: Table = {}
 _overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overrides", default=None)
 _deferred: list[Callable[[], None]] = []
+_edition = object()  # another one after every change of the table
 _completing = RLock()  # what completes the table registers rules itself
 
 # torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
@@ -103,6 +104,7 @@ def register_rule(
     def register(rule: Rule) -> Rule:
         for table in tables:
             table.update(dict.fromkeys(functions, rule))
+        _note_change()
         return rule
 
     return register
@@ -125,6 +127,7 @@ def unregister_rule(*functions: Callable[..., Any], tokens: bool = False) -> Non
             raise RuleError(f"{function_name(function)} has no masking rule that could be taken out.")
     for function in functions:
         del table[function]
+    _note_change()
 
 
 @contextmanager
@@ -209,6 +212,7 @@ def adding_only() -> Iterator[None]:
         for table, old in zip(tables, before, strict=True):
             table.clear()
             table.update(old)
+        _note_change()
         raise
 
 
@@ -233,16 +237,15 @@ def registered_functions(tokens: bool = False) -> Table:
     return dict(_TOKEN_RULES if tokens else _RULES)
 
 
+def _note_change() -> None:
+    global _edition
+    _edition = object()
+
+
 def state_of_table() -> tuple[Any, ...]:
-    """What decides which rule acts here and now: the same for the same."""
+    """What decides which rule acts here and now: the same objects as long as nothing has changed."""
     _complete()
-    return (
-        len(_RULES),
-        len(_TOKEN_RULES),
-        *_RULES.values(),
-        *_TOKEN_RULES.values(),
-        *(_overrides.get() or {}).values(),
-    )
+    return (_edition, *(_overrides.get() or {}).values())
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
         carriers += _carriers(kwargs.values())
     run = carriers[0].run
-    if any(one.run is not run for one in carriers) and not all(one.run.is_over for one in carriers):
+    if len(carriers) > 1 and _are_of_several_runs(carriers):
         raise UnsupportedOperatorError(
             f"{function_name(function)} mixes activations of two calls of a model: the model, or a hook on it, keeps one "
             "from an earlier call. Let it keep x.detach().clone() after the call, or nothing"
@@ -275,6 +278,11 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return run.observer(function, args, kwargs, lambda: _act(function, args, kwargs, carriers))
 
 
+def _are_of_several_runs(carriers: list[Any]) -> bool:
+    run = carriers[0].run
+    return any(one.run is not run for one in carriers) and not all(one.run.is_over for one in carriers)
+
+
 def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Any]) -> Any:
     check_autograd_function(args)
     if kwargs.get("out") is not None:
@@ -282,7 +290,8 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     target = carriers[0] if args and args[0] is carriers[0] else None
     is_write = target is not None and (is_in_place(function) or bool(kwargs.get("inplace")))
     before = target.regions() if is_write and target is not None else None
-    result = _result(function, args, kwargs, any(one.is_tokens for one in carriers), is_write)
+    holds_tokens = carriers[0].is_tokens or (len(carriers) > 1 and any(one.is_tokens for one in carriers))
+    result = _result(function, args, kwargs, holds_tokens, is_write)
     if target is not None:
         if is_write:
             target.check_views(function_name(function), before)

@@ -91,11 +91,11 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
         yield key, state
         for name, value in state.items():
             kind = type(value)
-            if kind in _SIMPLE:
-                continue
-            if kind in (dict, OrderedDict):
+            if kind is dict or kind is OrderedDict:
                 if value:
                     yield (key, name), value
+            elif kind in _SIMPLE:
+                continue
             elif kind in (list, tuple):
                 yield (key, name), dict(enumerate(value))
             elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and id(value) not in seen:

@@ -141,14 +141,22 @@ def test_laws(net, options):
 def test_laws_of_architectures(options, name):
     model = deterministic.fill(torchvision.models.get_model(name, weights=None))
     with torch.inference_mode():
-        check_model(model, torch.randn(2, 3, 64, 80), options=options, gradients=False, continuity=continuity_of(options))
+        check_model(
+            model, torch.randn(2, 3, 64, 80), options=options, gradients=False, continuity=continuity_of(options)
+        )
 
 
 @every_ablation
 def test_laws_of_a_transformer_with_convolutions(options):
     model = torchvision.models.maxvit.MaxVit((64, 64), 16, 4, [16, 32], [1, 1], 8, 0.0, num_classes=5)
     with torch.inference_mode():
-        check_model(deterministic.fill(model), torch.randn(2, 3, 64, 64), options=options, gradients=False, continuity=continuity_of(options))
+        check_model(
+            deterministic.fill(model),
+            torch.randn(2, 3, 64, 64),
+            options=options,
+            gradients=False,
+            continuity=continuity_of(options),
+        )
 
 
 @torch.inference_mode()
