@@ -57,10 +57,18 @@ class Visibility:
     def _rule(self) -> str:
         return self.options.stem if self.is_image else self.options.visible
 
+    def samples(self, window: Window) -> bool:
+        """Whether a window looks at samples that stand for the whole part of the map around them."""
+        return self.options.sampling == "part" and window.skips
+
+    def _part_of(self, window: Window) -> Window:
+        return window.widened if self.samples(window) else window
+
     def _seen_through(self, window: Window) -> Mask:
         is_patch = self.is_image and window.is_patch
         if is_patch and self.options.patches != "any":
-            return self.visible.covered(window, 1.0 if self.options.patches == "all" else self.options.coverage)
+            share = 1.0 if self.options.patches == "all" else self.options.coverage
+            return self.visible.covered(window, share, share < 1 or self.options.sampling == "part")
         if is_patch or self._rule == "any":
             return self.visible.any_in(window)
         return self.visible.resampled(window, self.options.coverage)
@@ -76,12 +84,13 @@ class Visibility:
 
     def padding_for(self, window: Window, margin: Margin | None = None) -> tuple[FillPlan, int]:
         """The neighbour padding before a convolution: its plan, and as many rings as outputs that count can see."""
-        if window.kernel == (1, 1) and not self.options.pointwise_ring:
+        reach = window.reach_of_widened if self.samples(window) else window.reach
+        if reach == 0 and not self.options.pointwise_ring:
             return self._plan_around(self.visible), 0
         if self.margin is not None:
             self.margin.look()
         plan = self._plan_around(self._known)
-        if window.kernel == (1, 1):
+        if reach == 0:
             return plan, 1
         if window.is_patch and window.padding[0] == window.padding[2] == 0:
             return plan, self._known.rings_in_patches(window, plan)
@@ -92,7 +101,7 @@ class Visibility:
         by_centre = self._rule == "coverage" and self.options.computed == "visible"
         if by_centre and window.keeps_grid and self._known.inside is None:
             return plan, window.half_reach
-        return plan, window.reach
+        return plan, reach
 
     def _plan_around(self, region: Mask) -> FillPlan:
         # One convolution looks at pixels, and their plan is the largest of all: it need not be kept.
@@ -102,6 +111,7 @@ class Visibility:
         """The regions after a convolution."""
         if window.is_identity and not self.is_image and not self.options.pointwise_ring:
             return self
+        window = self._part_of(window)
         visible = self._seen_through(window)
         if margin is not None:
             width = self.margin_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
@@ -120,7 +130,7 @@ class Visibility:
 
     def after_pooling(self, window: Window) -> "Visibility":
         """The regions after a pooling layer."""
-        return self._all_of(self._seen_through(window))
+        return self._all_of(self._seen_through(self._part_of(window)))
 
     def after_adaptive_pooling(self, size: Pair) -> "Visibility":
         """The regions after adaptive pooling to `size`."""
@@ -139,7 +149,8 @@ class Visibility:
         return self._merged(others, self.options.concatenation)
 
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
-        visible = self.visible.merged([other.visible for other in others], how)
+        visible, *rest = (one.visible.on_its_own for one in (self, *others))
+        visible = visible.merged(rest, how, keep_last=self.options.sampling == "part")
         is_image = self.is_image and all(other.is_image for other in others)
         return self._all_of(visible, is_image)
 
@@ -148,9 +159,14 @@ class Visibility:
     def resized(self, resizing: Resizing) -> "Visibility":
         """The regions after the map was resized."""
         coverage = None if self._rule == "any" else self.options.coverage
-        visible = self.visible.resized(resizing, coverage)
-        computed = self.computed.resized(resizing, None) if self.options.computed == "any" else visible
+        by_part = self.resamples(resizing)
+        visible = self.visible.resized(resizing, coverage, by_part)
+        computed = self.computed.resized(resizing, None, by_part) if self.options.computed == "any" else visible
         return self._both(visible, computed)
+
+    def resamples(self, resizing: Resizing) -> bool:
+        """As `samples`, for an interpolation."""
+        return self.options.sampling == "part" and resizing.skips(self.visible.size)
 
     def enlarged(self, factor: int) -> "Visibility":
         """The regions after every position became a block of `factor` x `factor`."""
@@ -163,7 +179,19 @@ class Visibility:
 
     def cut(self, rows: slice, columns: slice) -> "Visibility":
         """The regions of a slice of the map."""
-        return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
+        window = Window.of_cut(rows, columns, self.visible.size)
+        if not self.samples(window):
+            return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
+        window = window.widened
+        visible = self.visible.cut(rows, columns, self._seen_through(window))
+        if self.options.computed == "visible":
+            return self._both(visible, visible)
+        return self._both(visible, self.computed.cut(rows, columns, self.computed.any_in(window)))
+
+    @property
+    def on_their_own(self) -> "Visibility":
+        """The same regions, no longer samples of others."""
+        return replace(self, visible=self.visible.on_its_own, computed=self.computed.on_its_own)
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""

@@ -57,7 +57,7 @@ def test_the_stem_has_a_rule_of_its_own(stem, visible):
 @pytest.mark.parametrize(("patches", "least"), [("any", 1), ("coverage", 0.3 * 6), ("all", 6)])
 def test_patches_of_pixels_have_a_rule_of_their_own(patches, least):
     window = Window((2, 3), (2, 3), (0, -1, 0, 0), (1, 1))  # the last column is never looked at
-    given = visibility(MaskingOptions(patches=patches, stem="coverage"), is_image=True)
+    given = visibility(MaskingOptions(patches=patches, stem="coverage", sampling="point"), is_image=True)
     n, h, w = given.visible.positions.shape
     count = given.visible.positions[:, : h // 2 * 2, : w // 3 * 3].reshape(n, h // 2, 2, w // 3, 3).sum((2, 4))
     assert torch.equal(given.after_convolution(window).visible.positions, count >= least)
@@ -69,8 +69,10 @@ def test_a_patch_is_kept_where_none_is_covered_enough():
     positions = torch.zeros(2, 4, 4, dtype=torch.bool)
     positions[0, 0, 0] = True
     window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
-    for patches, kept in (("any", True), ("coverage", True), ("all", False)):
-        given = Visibility(Mask(positions), Mask(positions), MaskingOptions(patches=patches), is_image=True)
+    kept_by = {("any", "part"): True, ("coverage", "part"): True, ("all", "part"): True, ("all", "point"): False}
+    for (patches, sampling), kept in kept_by.items():
+        options = MaskingOptions(patches=patches, sampling=sampling)
+        given = Visibility(Mask(positions), Mask(positions), options, is_image=True)
         assert given.after_convolution(window).visible.positions.flatten().tolist() == [kept, False]
 
 
@@ -102,9 +104,9 @@ def test_merges_and_pooling_fall_back_to_the_visible_region():
     one, other = visibility(options).after_convolution(CONV), visibility(options, seed=1).after_convolution(CONV)
     assert one.computed is not one.visible
     summed = one.after_addition([other])
-    assert summed.visible is summed.computed is one.visible.merged([other.visible], "union")
+    assert summed.visible is summed.computed is one.visible.merged([other.visible], "union", True)
     joined = one.after_concatenation([other])
-    assert joined.visible is joined.computed is one.visible.merged([other.visible], "majority")
+    assert joined.visible is joined.computed is one.visible.merged([other.visible], "majority", True)
     for after in (one.after_pooling(CONV), one.after_adaptive_pooling((2, 3)), one.settled):
         assert after.visible is after.computed
 
