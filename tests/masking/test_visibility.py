@@ -111,8 +111,33 @@ def test_merges_and_pooling_fall_back_to_the_visible_region():
         assert after.visible is after.computed
 
 
+SHORTCUT = Window((1, 1), (2, 2), (0, 0, 0, -1), (1, 1))
+BRANCH = Window((3, 3), (2, 2), (1, 1, 1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("rule", ["any", "coverage"])
+def test_a_shortcut_of_samples_has_the_region_of_the_branch_beside_it(rule):
+    given = visibility(MaskingOptions(visible=rule))
+    branch = given.after_convolution(BRANCH)
+    for shortcut in (given.after_convolution(SHORTCUT), given.cut(slice(None, None, 2), slice(None, None, 2))):
+        assert torch.equal(shortcut.visible.positions, branch.visible.positions)
+        assert torch.equal(shortcut.computed.positions, branch.computed.positions)
+        assert shortcut.after_addition([branch]).visible is branch.visible  # the very same: nothing to compare
+    assert given.after_pooling(SHORTCUT).visible is branch.visible
+    assert given.padding_for(SHORTCUT)[1] == 1
+
+
+def test_samples_count_for_themselves_only_under_the_published_rule():
+    given = visibility(MaskingOptions(sampling="point"))
+    assert given.after_convolution(SHORTCUT).visible is given.visible.resampled(SHORTCUT, 0.3)
+    assert given.after_convolution(SHORTCUT).computed is given.visible.any_in(SHORTCUT)
+    assert given.padding_for(SHORTCUT)[1] == 0
+    sliced = given.cut(slice(None, None, 2), slice(None, None, 2))
+    assert torch.equal(sliced.visible.positions, given.visible.positions[:, ::2, ::2])
+
+
 @pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
-@pytest.mark.parametrize("window", [CONV, STRIDED, Window((5, 3), (1, 1), (2, 2, 4, 4), (2, 1))])
+@pytest.mark.parametrize("window", [CONV, STRIDED, SHORTCUT, Window((5, 3), (1, 1), (2, 2, 4, 4), (2, 1))])
 def test_enough_rings_for_every_output_that_counts(options, window):
     given = visibility(options)
     plan, rings = given.padding_for(window)
