@@ -34,6 +34,7 @@ def removals(subject: Subject, side: int) -> dict[str, Removal]:
         "published, diagonal .5": LayerMasking(replace(PUBLISHED, diagonal=0.5)),
         "visible region only": LayerMasking(lm.MaskingOptions(computed="visible", stem="coverage")),
         "stem by coverage": LayerMasking(lm.MaskingOptions(stem="coverage")),
+        "samples alone": LayerMasking(lm.MaskingOptions(sampling="point")),
         "coverage .5": LayerMasking(lm.MaskingOptions(coverage=0.5)),
         "diagonal 1": LayerMasking(lm.MaskingOptions(diagonal=1.0)),
         "first convolution padded": LayerMasking(replace(PUBLISHED, padded_layers=1)),

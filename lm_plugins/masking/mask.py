@@ -43,6 +43,7 @@ class Mask:
         self.inside = inside
         self._origin = origin
         self._within: Sequence[ref[Mask]] = ()  # regions that certainly hold this one
+        self._sampled: Mask | None = None  # the same region without the origin, if it is not that of the origin
         self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -158,10 +159,10 @@ class Mask:
         key = ("resampled", window, coverage)
         return self._cached(key, lambda: self._after(lambda whole: whole.resampled(window, coverage), make))
 
-    def covered(self, window: Window, share: float) -> "Mask":
+    def covered(self, window: Window, share: float, keep_last: bool = True) -> "Mask":
         """The positions of whose window the region covers at least `share`, every position of it counting alike.
 
-        Below a share of 1, anything in the window suffices in an image that would lose its last position.
+        With `keep_last`, anything in the window suffices in an image that would lose its last position.
         """
         if window.is_identity:
             return self
@@ -171,12 +172,12 @@ class Mask:
             possible = count_in(inside, window, torch.float32)[:, 0]
             count = count_in(self.positions, window, torch.float32)[:, 0]
             positions = (count >= share * possible - 1e-3) & (count > 0)
-            if share < 1:
+            if keep_last:
                 is_lost = ~positions.flatten(1).any(1)  # (N,)
                 positions |= is_lost[:, None, None] & (count > 0)
             return Mask(positions, self._inside_after(window))
 
-        return self._cached(("covered", window, share), make)
+        return self._cached(("covered", window, share, keep_last), make)
 
     def rings_in_patches(self, window: Window, plan: FillPlan) -> int:
         """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
@@ -236,17 +237,18 @@ class Mask:
 
     # ---- merges ----------------------------------------------------------------------------------------------------
 
-    def merged(self, others: Sequence["Mask"], how: str) -> "Mask":
+    def merged(self, others: Sequence["Mask"], how: str, keep_last: bool = False) -> "Mask":
         """The region after a merge of maps: their ``"intersection"``, ``"union"`` or ``"majority"``.
 
         A position that is inside of the image for one map only counts as present in the others: they are constant there.
+        With `keep_last`, an image that would lose its last position takes the union.
         """
         masks = (self, *others)
         if all(mask is self for mask in masks):
             return self
         if how != "majority":  # a majority counts repeated operands, the others need not
             masks = tuple(dict.fromkeys(masks))
-        key = ("merged", how, *(id(mask) for mask in masks))
+        key = ("merged", how, keep_last, *(id(mask) for mask in masks))
 
         def make() -> tuple[Mask, tuple[Mask, ...]]:
             inside = _merged_inside(masks)
@@ -259,24 +261,33 @@ class Mask:
                 positions = present.sum(0) * 2 > len(masks)
             if inside is not None:
                 positions = positions & inside
-            merged = Mask(positions, inside)
-            if how == "intersection":
+            kept = self._with_last(positions, masks) if keep_last and how != "union" else positions
+            merged = Mask(kept, inside)
+            if how == "intersection" and kept is positions:
                 merged._within = [ref(mask) for mask in masks]
             # Holding the other operands keeps their ids theirs; holding itself would keep everything for ever.
             return merged, tuple(mask for mask in masks if mask is not self)
 
         return self._cached(key, make)[0]
 
+    @staticmethod
+    def _with_last(positions: Tensor, masks: "Sequence[Mask]") -> Tensor:
+        """Positions of a merge, of all operands in images of which none would be left; themselves if there are none."""
+        union = torch.stack([mask.positions for mask in masks]).any(0)
+        is_lost = ~positions.flatten(1).any(1) & union.flatten(1).any(1)  # (N,)
+        return positions | (is_lost[:, None, None] & union) if bool(is_lost.any()) else positions
+
     # ---- resizing ----------------------------------------------------------------------------------------------------
 
-    def resized(self, resizing: Resizing, coverage: float | None) -> "Mask":
+    def resized(self, resizing: Resizing, coverage: float | None, by_part: bool = False) -> "Mask":
         """The positions that are interpolated from the region to at least `coverage`; None: from anything of it.
 
-        Anything also suffices in an image that would lose its last position.
+        Anything also suffices in an image that would lose its last position. With `by_part`, what counts is the part of the
+        map that a position stands for, not the positions that it is interpolated from.
         """
 
         def resize(region: Tensor) -> Tensor:
-            return resizing(region[:, None].to(resizing.dtype))[:, 0]
+            return (resizing.of_parts if by_part else resizing)(region[:, None].to(resizing.dtype))[:, 0]
 
         def make() -> Mask:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
@@ -286,7 +297,7 @@ class Mask:
             is_lost = ~positions.flatten(1).any(1)  # (N,)
             return Mask(positions | (is_lost[:, None, None] & touched), _none_if_all(possible[0] > 0))
 
-        return self._cached(("resized", resizing, coverage), make)
+        return self._cached(("resized", resizing, coverage, by_part), make)
 
     def enlarged(self, factor: int) -> "Mask":
         """The region after every position became a block of `factor` x `factor`."""
@@ -301,18 +312,27 @@ class Mask:
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 
-    def cut(self, rows: slice, columns: slice) -> "Mask":
-        """The region of a slice of the map."""
-        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
+    def cut(self, rows: slice, columns: slice, region: "Mask | None" = None) -> "Mask":
+        """The region of a slice of the map. Of one in steps it is `region`, if given; it has an origin all the same."""
+        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step, id(region))
         is_sparse = (rows.step or 1, columns.step or 1) != (1, 1)
 
         def make() -> Mask:
             inside = None if self.inside is None else _none_if_all(self.inside[rows, columns])
             whole, numbers = self.numbered()
             origin = (whole, numbers[:, rows, columns]) if is_sparse else None
-            return Mask(self.positions[:, rows, columns], inside, origin)
+            if region is None:
+                return Mask(self.positions[:, rows, columns], inside, origin)
+            sampled = Mask(region.positions, region.inside, origin)
+            sampled._sampled = region  # while that is held, its id is its own
+            return sampled
 
         return self._cached(key, make)
+
+    @property
+    def on_its_own(self) -> "Mask":
+        """The region that samples of another stand for, no longer a part of that; any other region is itself."""
+        return self._sampled or self
 
     # ---- positions as tokens -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,12 @@ class MaskingOptions:
             share `coverage` of the part of the map that the position stands for; the region keeps its shape, as in
             sparse convolution.
         coverage: The share that suffices, above 0, up to 1.
+        sampling: What counts where a layer looks at samples of its map and skips the positions between them: a 1x1
+            convolution or a pool of stride 2, a slice in steps, an interpolation to a smaller size. ``"part"``: the whole
+            part of the map around the sample, as wide as the stride; a sample that is hidden in a visible part is padded
+            from its neighbours. An image of which something is visible then never loses its last position, in merges
+            neither: where nothing is left, they take the union. ``"point"``: the sample alone (published); what is visible
+            can get lost between samples, and an image then counts as one of which nothing is visible.
         stem: The same for the first convolution, which reads pixels: ``"any"`` (published), or ``"coverage"``.
         patches: The same where the first convolution cuts the image into patches that do not overlap (ViT, Swin,
             ConvNeXt): the patch is visible, as a token, if ``"any"`` of its pixels is, if at least the share `coverage`
@@ -73,13 +79,14 @@ class MaskingOptions:
     References:
         Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", ECCV 2018.
         Balasubramanian and Feizi, "Towards Improved Input Masking for Convolutional Neural Networks", ICCV 2023,
-        for every value called *published*. The defaults of `visible`, `coverage`, `stem`, `computed` and `diagonal` are
-        the ones that kept most accuracy under removal in our study (docs/retention.md); the others are the published
-        ones, or where the published code holds several, the one that treats all architectures alike.
+        for every value called *published*. The defaults of `visible`, `coverage`, `sampling`, `stem`, `computed` and
+        `diagonal` are the ones that kept most accuracy under removal in our study (docs/retention.md); the others are the
+        published ones, or where the published code holds several, the one that treats all architectures alike.
     """
 
     visible: Literal["any", "coverage"] = "coverage"
     coverage: float = 0.3
+    sampling: Literal["part", "point"] = "part"
     stem: Literal["any", "coverage"] = "any"
     patches: Literal["any", "coverage", "all"] = "coverage"
     tokens: Literal["drop", "mask"] = "drop"

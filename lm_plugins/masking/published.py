@@ -15,6 +15,7 @@ __all__ = ["published"]
 
 _COMMON = MaskingOptions(
     visible="any",
+    sampling="point",
     stem="any",
     patches="any",
     tokens="drop",

@@ -1,6 +1,7 @@
 """The geometry of a resized map: what an interpolation looks at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,31 @@ class Resizing:
     recompute_scale_factor: bool | None
     dtype: torch.dtype
 
+    def output_of(self, size: Pair) -> Pair:
+        """Height and width of the result for a map of `size`."""
+        height, width = self(torch.empty(1, 1, *size, device="meta")).shape[2:]
+        return int(height), int(width)
+
+    def step_of(self, size: Pair) -> float:
+        """Distance between neighbours of the result on a map of `size`, in its positions; the larger of both axes."""
+        return max(have / want for have, want in zip(size, self.output_of(size), strict=True))
+
+    def skips(self, size: Pair) -> bool:
+        """Whether there are positions of a map of `size` from which nothing is interpolated: it samples the map."""
+        return _reduced(self, size) != size
+
+    def of_parts(self, region: Tensor) -> Tensor:
+        """Resize ``(N, 1, H, W)``; along an axis on which positions are skipped, take means over parts of the map."""
+        size = (int(region.shape[2]), int(region.shape[3]))
+        reduced = _reduced(self, size)
+        factors = None
+        if self.scale_factor is not None:
+            kept = zip(self.scale_factor, size, reduced, strict=True)
+            height, width = (factor if have == want else 1.0 for factor, have, want in kept)
+            factors = (height, width)
+        result: Tensor = F.adaptive_avg_pool2d(region, reduced)
+        return replace(self, scale_factor=factors)(result)
+
     def __call__(self, values: Tensor) -> Tensor:
         """Resize ``(N, C, H, W)``."""
         return F.interpolate(
@@ -41,3 +67,18 @@ class Resizing:
             self.align_corners,
             recompute_scale_factor=self.recompute_scale_factor,
         )
+
+
+@lru_cache(maxsize=1024)
+def _reduced(resizing: Resizing, size: Pair) -> Pair:
+    """The size with that of the result in place of those axes along which positions are skipped."""
+    output = resizing.output_of(size)
+    if all(want >= have for have, want in zip(size, output, strict=True)):
+        return size
+    with torch.inference_mode(False), torch.enable_grad():
+        values = torch.zeros(1, 1, *size, requires_grad=True)
+        (weights,) = torch.autograd.grad(resizing(values).sum(), values)
+    # Where the distance of two samples is whole, rounding leaves their neighbours a weight of about 1e-7.
+    is_skipped = [bool((weights[0, 0].sum(1 - axis) < 1e-3).any()) for axis in range(2)]
+    height, width = (output[axis] if is_skipped[axis] else size[axis] for axis in range(2))
+    return height, width

@@ -93,10 +93,18 @@ class Visibility:
     def _rule(self) -> str:
         return self.options.stem if self.is_image else self.options.visible
 
+    def samples(self, window: Window) -> bool:
+        """Whether a window looks at samples that stand for the whole part of the map around them."""
+        return self.options.sampling == "part" and window.skips
+
+    def _part_of(self, window: Window) -> Window:
+        return window.widened if self.samples(window) else window
+
     def _seen_through(self, window: Window) -> Mask:
         is_patch = self.is_image and window.is_patch
         if is_patch and self.options.patches != "any":
-            return self.visible.covered(window, 1.0 if self.options.patches == "all" else self.options.coverage)
+            share = 1.0 if self.options.patches == "all" else self.options.coverage
+            return self.visible.covered(window, share, share < 1 or self.options.sampling == "part")
         if is_patch or self._rule == "any":
             return self.visible.any_in(window)
         return self.visible.resampled(window, self.options.coverage)
@@ -118,13 +126,14 @@ class Visibility:
 
     def padding_for(self, window: Window, halo: int | None = None) -> tuple[Plan, int]:
         """The padding before a convolution: its plan, and as many rings as outputs that count can see."""
-        if window.kernel == (1, 1) and not self.options.pointwise_ring:
+        reach = window.reach_of_widened if self.samples(window) else window.reach
+        if reach == 0 and not self.options.pointwise_ring:
             return self.neighbour_plan(self.visible), 0
         self._look_at_halo()
         if self._padding != "neighbours":
             return ZeroPlan(self._known.hidden), 1
         plan = self.neighbour_plan(self._known)
-        if window.kernel == (1, 1):
+        if reach == 0:
             return plan, 1
         if window.is_patch and window.padding[0] == window.padding[2] == 0:
             return plan, self._known.rings_in_patches(window, plan)
@@ -135,7 +144,7 @@ class Visibility:
         by_centre = self._rule == "coverage" and self.options.computed == "visible"
         if by_centre and window.keeps_grid and self._known.inside is None:
             return plan, window.half_reach
-        return plan, window.reach
+        return plan, reach
 
     def neighbour_plan(self, region: Mask) -> FillPlan:
         """The plan of neighbour padding around a region."""
@@ -156,6 +165,7 @@ class Visibility:
         # Counted only where it matters: it would keep activations apart that are otherwise alike.
         is_counted = self.options.padded_layers is not None and window.kernel != (1, 1)
         depth = self.depth + is_counted
+        window = self._part_of(window)
         visible = self._seen_through(window)
         if halo is not None:
             width = self._halo_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
@@ -173,7 +183,7 @@ class Visibility:
 
     def after_pooling(self, window: Window) -> "Visibility":
         """The regions after a pooling layer."""
-        return self.all_of(self._seen_through(window))
+        return self.all_of(self._seen_through(self._part_of(window)))
 
     def after_adaptive_pooling(self, size: Pair) -> "Visibility":
         """The regions after adaptive pooling to `size`."""
@@ -192,7 +202,8 @@ class Visibility:
         return self._merged(others, self.options.concatenation)
 
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
-        visible = self.visible.merged([other.visible for other in others], how)
+        visible, *rest = (one.visible.on_its_own for one in (self, *others))
+        visible = visible.merged(rest, how, keep_last=self.options.sampling == "part")
         is_image = self.is_image and all(other.is_image for other in others)
         depth = max(one.depth for one in (self, *others))
         return Visibility(visible, visible, self.run, is_image, depth=depth)
@@ -202,9 +213,14 @@ class Visibility:
     def resized(self, resizing: Resizing) -> "Visibility":
         """The regions after the map was resized."""
         coverage = None if self._rule == "any" else self.options.coverage
-        visible = self.visible.resized(resizing, coverage)
-        computed = self.computed.resized(resizing, None) if self.options.computed == "any" else visible
+        by_part = self.resamples(resizing)
+        visible = self.visible.resized(resizing, coverage, by_part)
+        computed = self.computed.resized(resizing, None, by_part) if self.options.computed == "any" else visible
         return self._both(visible, computed)
+
+    def resamples(self, resizing: Resizing) -> bool:
+        """As `samples`, for an interpolation."""
+        return self.options.sampling == "part" and resizing.skips(self.visible.size)
 
     def enlarged(self, factor: int) -> "Visibility":
         """The regions after every position became a block of `factor` x `factor`."""
@@ -217,7 +233,21 @@ class Visibility:
 
     def cut(self, rows: slice, columns: slice) -> "Visibility":
         """The regions of a slice of the map."""
-        return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
+        window = Window.of_cut(rows, columns, self.visible.size)
+        if not self.samples(window):
+            return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
+        window = window.widened
+        visible = self.visible.cut(rows, columns, self._seen_through(window))
+        if self.options.computed == "visible":
+            return self._both(visible, visible)
+        return self._both(visible, self.computed.cut(rows, columns, self.computed.any_in(window)))
+
+    @property
+    def on_their_own(self) -> "Visibility":
+        """The same regions, no longer samples of others."""
+        if self.visible.on_its_own is self.visible:
+            return self
+        return self._both(self.visible.on_its_own, self.computed.on_its_own)
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""

@@ -36,6 +36,14 @@ class Window:
         return cls(kernel, stride, (start[1], right, start[0], bottom), dilation)
 
     @classmethod
+    def of_cut(cls, rows: slice, columns: slice, size: Pair) -> "Window":
+        """The window that looks at what a slice of a map of `size` keeps: one position, in steps."""
+        ranges = [range(size[axis])[one] for axis, one in enumerate((rows, columns))]
+        output = (len(ranges[0]), len(ranges[1]))
+        stride = (ranges[0].step, ranges[1].step) if all(output) else (1, 1)
+        return cls.between((1, 1), stride, (-ranges[0].start, -ranges[1].start), (1, 1), size, output)
+
+    @classmethod
     def block(cls, size: Pair) -> "Window":
         """The window that cuts a map into blocks of `size`."""
         return cls(size, size, (0, 0, 0, 0), (1, 1))
@@ -74,6 +82,40 @@ class Window:
     def half_reach(self) -> int:
         """Distance from the centre of the window to its far end."""
         return max(k // 2 * d for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @cached_property
+    def skips(self) -> bool:
+        """Whether there are positions between windows at which none of them looks: it samples the map."""
+        return any(self._skips_along(axis) for axis in range(2))
+
+    @cached_property
+    def widened(self) -> "Window":
+        """The window, along every axis on which it skips positions as wide as its stride, around the same centre.
+
+        What a 1x1 convolution of stride 2 samples becomes the window of a 3x3 convolution beside it.
+        """
+        if not self.skips:
+            return self
+        kernel, padding, dilation = list(self.kernel), list(self.padding), list(self.dilation)
+        for axis in range(2):
+            if self._skips_along(axis):
+                span = (kernel[axis] - 1) * dilation[axis] + 1
+                more = max(0, self.stride[axis] - 1 - (span - 1) // 2)
+                kernel[axis], dilation[axis] = span + 2 * more, 1
+                for end in ((2, 3), (0, 1))[axis]:
+                    padding[end] += more
+        left, right, top, bottom = padding
+        return Window((kernel[0], kernel[1]), self.stride, (left, right, top, bottom), (dilation[0], dilation[1]))
+
+    @cached_property
+    def reach_of_widened(self) -> int:
+        """Distance from one end of the window to the other end of the widened one, in positions."""
+        sides = zip(self.kernel, self.dilation, self.widened.kernel, self.widened.dilation, strict=True)
+        return max(((k - 1) * d + (wide - 1) * step) // 2 for k, d, wide, step in sides)
+
+    def _skips_along(self, axis: int) -> bool:
+        taps = range(0, self.kernel[axis] * self.dilation[axis], self.dilation[axis])
+        return len({tap % self.stride[axis] for tap in taps}) < self.stride[axis]
 
     def triangular_taps(self, axis: int) -> list[tuple[int, float]]:
         """Offsets and weights of the taps around the centre along `axis`: a triangle as wide as the stride.

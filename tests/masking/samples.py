@@ -7,7 +7,7 @@ import torch
 
 from lm_plugins.masking import Mask, MaskedActivation, MaskingOptions, Run, Visibility
 
-PUBLISHED = MaskingOptions(visible="any", computed="visible", diagonal=1.0, padding_epsilon=1e-5)
+PUBLISHED = MaskingOptions(visible="any", sampling="point", computed="visible", diagonal=1.0, padding_epsilon=1e-5)
 SPARSE = MaskingOptions(visible="coverage", computed="visible", diagonal=0.3)
 DEFAULT = MaskingOptions()
 OPTIONS = [PUBLISHED, SPARSE, DEFAULT]

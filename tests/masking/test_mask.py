@@ -161,6 +161,18 @@ def test_merged(how, count):
         assert bool(result.positions[n, y, x]) == expected
 
 
+@pytest.mark.parametrize("how", ["intersection", "majority"])
+def test_a_merge_may_keep_the_last_position_of_each_image(how):
+    one, other = (torch.zeros(3, 4, 5, dtype=torch.bool) for _ in range(2))
+    one[0, 0, 0] = other[0, 3, 3] = True  # nothing in common
+    one[1, 0, :2] = other[1, 0, 1:] = True  # one position
+    result = Mask(one).merged([Mask(other)], how, keep_last=True)
+    assert result.positions.nonzero().tolist() == [[0, 0, 0], [0, 3, 3], [1, 0, 1]]
+    first = Mask(one)
+    assert first.merged([Mask(other)], how).positions.nonzero().tolist() == [[1, 0, 1]]
+    assert not first.covers(first.merged([Mask(other)], how, keep_last=True))
+
+
 def test_a_majority_counts_repeated_operands():
     one, other = random_mask(seed=1), random_mask(seed=2)
     assert torch.equal(one.merged([one, other], "majority").positions, one.positions)
@@ -275,6 +287,19 @@ def test_a_sparse_cut_knows_its_origin():
     assert not cut.is_cut_of_same(cut)
     assert not cut.is_cut_of_same(mask)
     assert mask.cut(slice(1, 4), slice(None)).numbered()[0] is not mask  # a region of its own
+
+
+def test_a_sparse_cut_may_stand_for_more_than_it_holds():
+    mask = Mask(torch.rand(2, 6, 8) > 0.5)
+    rows, columns = slice(1, None, 2), slice(None, None, 2)
+    wide = Mask(torch.rand(2, 3, 4) > 0.5)
+    cut = mask.cut(rows, columns, wide)
+    assert torch.equal(cut.positions, wide.positions)
+    assert cut.numbered()[0] is mask
+    assert torch.equal(cut.numbered()[1], mask.numbered()[1][:, rows, columns])
+    assert cut.on_its_own is wide
+    assert mask.cut(rows, columns) is not cut is mask.cut(rows, columns, wide)
+    assert mask.cut(rows, columns).on_its_own is mask.cut(rows, columns)
 
 
 def test_images_repeated_pass_windows_as_the_images_do():

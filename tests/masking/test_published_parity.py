@@ -82,6 +82,7 @@ def test_published_answers_for_every_architecture_of_its_families(name):
             options = lm.published(name)
     assert isinstance(options, lm.MaskingOptions)
     assert (options.visible, options.diagonal, options.addition) == ("any", 1.0, "intersection")
+    assert options.sampling == "point"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES_OF_TIMM)

@@ -45,7 +45,8 @@ def test_equals_the_convolution_of_the_padded_map(
     result = F.conv2d(samples.activation(x, visible, options), weight, bias, stride, padding, dilation, groups)
     expected = F.conv2d(filled(x, visible, options), weight, bias, stride, padding, dilation, groups)
     check(result, expected)
-    of_window = windows.taps(size, kernel, stride, (padding[1], padding[1], padding[0], padding[0]), dilation)
+    seen = windows.parts if options.sampling == "part" else windows.taps
+    of_window = seen(size, kernel, stride, (padding[1], padding[1], padding[0], padding[0]), dilation)
     touched = windows.any_in(visible, of_window)
     if options.visible == "any":
         assert torch.equal(result.visibility.visible.positions, touched)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lm_plugins as lm
-from lm_plugins.masking import MaskedActivation, MaskingOptions
+from lm_plugins.masking import MaskedActivation, MaskingOptions, Window
 from lm_plugins.masking.activation import PaddedActivation
 from tests.masking import samples
 from tests.references import filling
@@ -70,11 +70,15 @@ VIEWS = {
 }
 
 
+IN_STEPS = {"None", "stride"}  # samples: those count for the positions between them as well
+
+
 @pytest.mark.parametrize("name", VIEWS)
 def test_regions_move_with_the_values(name):
     x, visible = samples.values(), samples.region(density=0.4)
     computed = visible | samples.region(seed=1, density=0.3)
-    result = VIEWS[name](samples.activation(x, visible, computed=computed))
+    options = MaskingOptions(sampling="point" if name in IN_STEPS else "part")
+    result = VIEWS[name](samples.activation(x, visible, options, computed))
     assert isinstance(result, MaskedActivation)
     assert [letter for letter in result.dims if letter != "C"] == ["N", "H", "W"]
     expected = VIEWS[name](x)
@@ -84,6 +88,38 @@ def test_regions_move_with_the_values(name):
         moved = VIEWS[name](source[:, None].expand(x.shape).double())
         hidden = (moved == 0) if "pad channels" not in name else (moved[:, 1:-2] == 0)
         assert torch.equal(result.is_hidden(region).expand(hidden.shape), hidden)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1, None), slice(None, None, 2), slice(1, 5, 2), slice(2, None, 3)])
+@pytest.mark.parametrize("columns", [slice(None, None, 2), slice(-5, None, 3), slice(None, None, 100)])
+@pytest.mark.parametrize("density", [0.03, 0.3, 1.0])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_slice_in_steps_counts_for_what_lies_between(rows, columns, density, last):
+    # What it keeps is what a convolution with a kernel of 1 and that stride would keep.
+    x, visible = samples.values(), samples.region(density=density, seed=3)
+    given = samples.activation(x, visible)
+    sides = [range(size)[one] for size, one in zip((6, 7), (rows, columns), strict=True)]
+    padding = [amount for side in reversed(sides) for amount in (-side.start, 0)]
+    for axis, side in enumerate(sides):
+        padding[3 - 2 * axis] = side[-1] + 1 - (6, 7)[axis]
+    stride = tuple(side.step for side in sides)
+    window = Window((1, 1), stride, tuple(padding), (1, 1))
+    expected = given.visibility.after_convolution(window)
+    result = given.permute(0, 2, 3, 1)[:, rows, columns].permute(0, 3, 1, 2) if last else given[:, :, rows, columns]
+    assert torch.equal(result.visibility.visible.positions, expected.visible.positions)
+    assert torch.equal(result.visibility.computed.positions, expected.computed.positions)
+    padded, _ = filling.fill(x, visible, None, samples.DEFAULT.diagonal)
+    samples.assert_equal_where_computed(result, padded[:, :, rows, columns], rtol=1e-5, atol=1e-5)
+
+
+def test_samples_that_leave_the_map_stay_visible_as_tokens():
+    visible = torch.zeros(1, 6, 8, dtype=torch.bool)
+    visible[0, 3, 3] = True  # between four samples
+    given = samples.activation(samples.values(1, h=6, w=8), visible)
+    tokens = given.permute(0, 2, 3, 1)[:, ::2, ::2].reshape(1, 12, 4).whole()
+    shown = (~tokens.is_hidden()).expand_as(tokens.values)
+    assert shown[0, :, 0].tolist() == [False] * 5 + [True] * 2 + [False] * 2 + [True] * 2 + [False]
+    torch.testing.assert_close(tokens.values[shown].reshape(4, 4), given.values[0, :, 3, 3].expand(4, 4))
 
 
 def test_stochastic_depth_and_layer_scale_in_channels_last():

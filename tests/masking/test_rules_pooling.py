@@ -10,7 +10,7 @@ from torch import nn
 import lm_plugins as lm
 from lm_plugins.masking import MaskedActivation, MaskingOptions, Window
 from tests.masking import samples
-from tests.references import windows
+from tests.references import filling, windows
 
 every_option = pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
 
@@ -36,34 +36,41 @@ def resolve(size, kernel, stride, padding, dilation, ceil_mode):
     return window, windows.taps(size, kernel, stride, window.padding, dilation)
 
 
-def check(result, expected, visible, of_window, options):
-    """`expected` is NaN where a window holds nothing visible."""
-    touched = windows.any_in(visible, of_window)
+def check(result, expected, visible, window, options, pool):
+    """`expected` is NaN where a window holds nothing visible: there it pools what is padded, if it is to be visible."""
+    seen = windows.parts if options.sampling == "part" else windows.taps
+    touched = windows.any_in(
+        visible, seen(visible.shape[1:], window.kernel, window.stride, window.padding, window.dilation)
+    )
+    expected = torch.where(expected.isnan(), pool, expected)
     assert isinstance(result, MaskedActivation)
     assert not (result.visibility.visible.positions & ~touched).any()
     if options.visible == "any":
         assert torch.equal(result.visibility.visible.positions, touched)
-    samples.assert_equal_where_computed(result, expected)
+    samples.assert_equal_where_computed(result, expected, rtol=1e-5, atol=1e-5)  # weights of the padding are float32
     assert result.values.isfinite().all()  # no infinity stays behind
 
 
 @given(dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)), **geometry)
 def test_max_pool(size, kernel, stride, padding, dilation, ceil_mode, density, options, seed):
-    _, of_window = resolve(size, kernel, stride, padding, dilation, ceil_mode)
+    window, of_window = resolve(size, kernel, stride, padding, dilation, ceil_mode)
     x, visible = samples.values(2, 3, *size, seed=seed), samples.region(2, *size, density=density, seed=seed)
-    result = F.max_pool2d(samples.activation(x, visible, options), kernel, stride, padding, dilation, ceil_mode)
-    check(result, windows.maximum(x, visible, of_window), visible, of_window, options)
+    arguments = (kernel, stride, padding, dilation, ceil_mode)
+    result = F.max_pool2d(samples.activation(x, visible, options), *arguments)
+    padded = F.max_pool2d(filling.fill(x, visible, None, options.diagonal)[0], *arguments)
+    check(result, windows.maximum(x, visible, of_window), visible, window, options, padded)
 
 
 @given(count_include_pad=st.booleans(), divisor=st.sampled_from([None, 5]), **geometry)
 def test_avg_pool(size, kernel, stride, padding, ceil_mode, density, options, seed, count_include_pad, divisor):
-    _, of_window = resolve(size, kernel, stride, padding, (1, 1), ceil_mode)
+    window, of_window = resolve(size, kernel, stride, padding, (1, 1), ceil_mode)
     x, visible = samples.values(2, 3, *size, seed=seed), samples.region(2, *size, density=density, seed=seed)
     arguments = (kernel, stride, padding, ceil_mode, count_include_pad, divisor)
     result = F.avg_pool2d(samples.activation(x, visible, options), *arguments)
     # What the plain layer makes of a map of ones is its own normalization, of padding and divisor.
     expected = windows.mean(x, visible, of_window) * F.avg_pool2d(torch.ones_like(x), *arguments)
-    check(result, expected, visible, of_window, options)
+    padded = F.avg_pool2d(filling.fill(x, visible, None, options.diagonal)[0], *arguments)
+    check(result, expected, visible, window, options, padded)
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])

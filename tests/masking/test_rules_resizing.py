@@ -22,6 +22,10 @@ RESIZINGS = {
     "bilinear, corners": {"size": (11, 13), "mode": "bilinear", "align_corners": True},
     "bilinear, smaller": {"size": (3, 4), "mode": "bilinear", "align_corners": False},
     "bilinear, recomputed": {"scale_factor": 1.7, "mode": "bilinear", "recompute_scale_factor": True},
+    "half": {"scale_factor": 0.5},
+    "a third": {"scale_factor": (0.34, 0.5), "mode": "nearest-exact"},
+    "bilinear, a third": {"size": (2, 3), "mode": "bilinear"},
+    "bilinear, smaller, corners": {"size": (5, 4), "mode": "bilinear", "align_corners": True},
 }
 
 
@@ -29,6 +33,19 @@ def weights_of(arguments, h=6, w=7):
     """``(H', W', H, W)``: what each output position takes from each input position."""
     impulses = torch.eye(h * w, dtype=torch.float64).reshape(h * w, 1, h, w)
     return F.interpolate(impulses, **arguments)[:, 0].permute(1, 2, 0).unflatten(2, (h, w))
+
+
+def of_parts(weights):
+    """What each output position stands for: along an axis on which some are skipped, the windows of adaptive pooling."""
+    height, width, h, w = weights.shape
+    sides = [weights.sum((1, 3)) / width, weights.sum((0, 2)) / height]  # (H', H), (W', W)
+    for axis, (side, size) in enumerate(zip(sides, (h, w), strict=True)):
+        if (side.sum(0) < 1e-3).any():
+            sides[axis] = torch.zeros_like(side)
+            for i in range(len(side)):
+                part = slice(i * size // len(side), -((i + 1) * size // -len(side)))
+                sides[axis][i, part] = 1 / (part.stop - part.start)
+    return sides[0][:, None, :, None] * sides[1][None, :, None, :]
 
 
 def seen(region, weights, threshold):
@@ -51,9 +68,10 @@ def test_interpolate(name, density, options):
     weights = weights_of(RESIZINGS[name])
     result = F.interpolate(samples.activation(x, visible, options, computed), **RESIZINGS[name])
     threshold = 0.0 if options.visible == "any" else options.coverage
-    assert torch.equal(result.visibility.visible.positions, seen(visible, weights, threshold))
+    counts = of_parts(weights) if options.sampling == "part" else weights
+    assert torch.equal(result.visibility.visible.positions, seen(visible, counts, threshold))
     if options.computed == "any":
-        assert torch.equal(result.visibility.computed.positions, seen(computed, weights, 0.0))
+        assert torch.equal(result.visibility.computed.positions, seen(computed, counts, 0.0))
     filled, _ = filling.fill(x, computed, None, options.diagonal, options.padding_epsilon)
     expected = torch.einsum("nchw,abhw->ncab", filled, weights)
     samples.assert_equal_where_computed(result, expected, rtol=1e-6, atol=1e-6)

@@ -186,6 +186,16 @@ def test_tokens_of_which_different_ones_are_visible():
         given(union, x, one).flatten(2) + given(union, x, other).flatten(2)
 
 
+def test_tokens_without_a_common_position_are_refused():
+    one = torch.zeros(N, H, W, dtype=torch.bool)
+    other = one.clone()
+    one[:, 0, 0] = other[:, 1, 1] = True
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="no visible position in common"):
+        given(visible=one).flatten(2) + given(visible=other).flatten(2)
+    point = MaskingOptions(sampling="point", tokens="mask")
+    assert (given(point, visible=one).flatten(2) + given(point, visible=other).flatten(2)).is_hidden().all()
+
+
 def test_in_place():
     x = samples.values(N, C, H, W)
     tokens = given(x=x.clone()).flatten(2)

@@ -54,7 +54,7 @@ def test_the_stem_has_a_rule_of_its_own(stem, visible):
 @pytest.mark.parametrize(("patches", "least"), [("any", 1), ("coverage", 0.3 * 6), ("all", 6)])
 def test_patches_of_pixels_have_a_rule_of_their_own(patches, least):
     window = Window((2, 3), (2, 3), (0, -1, 0, 0), (1, 1))  # the last column is never looked at
-    given = visibility(MaskingOptions(patches=patches, stem="coverage"), is_image=True)
+    given = visibility(MaskingOptions(patches=patches, stem="coverage", sampling="point"), is_image=True)
     n, h, w = given.visible.positions.shape
     count = given.visible.positions[:, : h // 2 * 2, : w // 3 * 3].reshape(n, h // 2, 2, w // 3, 3).sum((2, 4))
     assert torch.equal(given.after_convolution(window).visible.positions, count >= least)
@@ -66,10 +66,10 @@ def test_a_patch_is_kept_where_none_is_covered_enough():
     positions = torch.zeros(2, 4, 4, dtype=torch.bool)
     positions[0, 0, 0] = True
     window = Window((4, 4), (4, 4), (0, 0, 0, 0), (1, 1))
-    for patches, kept in (("any", True), ("coverage", True), ("all", False)):
-        given = Visibility(
-            Mask(positions), Mask(positions), samples.run(MaskingOptions(patches=patches)), is_image=True
-        )
+    kept_by = {("any", "part"): True, ("coverage", "part"): True, ("all", "part"): True, ("all", "point"): False}
+    for (patches, sampling), kept in kept_by.items():
+        options = MaskingOptions(patches=patches, sampling=sampling)
+        given = Visibility(Mask(positions), Mask(positions), samples.run(options), is_image=True)
         assert given.after_convolution(window).visible.positions.flatten().tolist() == [kept, False]
 
 
@@ -101,15 +101,40 @@ def test_merges_and_pooling_fall_back_to_the_visible_region():
     one, other = visibility(options).after_convolution(CONV), visibility(options, seed=1).after_convolution(CONV)
     assert one.computed is not one.visible
     summed = one.after_addition([other])
-    assert summed.visible is summed.computed is one.visible.merged([other.visible], "union")
+    assert summed.visible is summed.computed is one.visible.merged([other.visible], "union", True)
     joined = one.after_concatenation([other])
-    assert joined.visible is joined.computed is one.visible.merged([other.visible], "majority")
+    assert joined.visible is joined.computed is one.visible.merged([other.visible], "majority", True)
     for after in (one.after_pooling(CONV), one.after_adaptive_pooling((2, 3)), one.settled):
         assert after.visible is after.computed
 
 
+SHORTCUT = Window((1, 1), (2, 2), (0, 0, 0, -1), (1, 1))
+BRANCH = Window((3, 3), (2, 2), (1, 1, 1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("rule", ["any", "coverage"])
+def test_a_shortcut_of_samples_has_the_region_of_the_branch_beside_it(rule):
+    given = visibility(MaskingOptions(visible=rule))
+    branch = given.after_convolution(BRANCH)
+    for shortcut in (given.after_convolution(SHORTCUT), given.cut(slice(None, None, 2), slice(None, None, 2))):
+        assert torch.equal(shortcut.visible.positions, branch.visible.positions)
+        assert torch.equal(shortcut.computed.positions, branch.computed.positions)
+        assert shortcut.after_addition([branch]).visible is branch.visible  # the very same: nothing to compare
+    assert given.after_pooling(SHORTCUT).visible is branch.visible
+    assert given.padding_for(SHORTCUT)[1] == 1
+
+
+def test_samples_count_for_themselves_only_under_the_published_rule():
+    given = visibility(MaskingOptions(sampling="point"))
+    assert given.after_convolution(SHORTCUT).visible is given.visible.resampled(SHORTCUT, 0.3)
+    assert given.after_convolution(SHORTCUT).computed is given.visible.any_in(SHORTCUT)
+    assert given.padding_for(SHORTCUT)[1] == 0
+    sliced = given.cut(slice(None, None, 2), slice(None, None, 2))
+    assert torch.equal(sliced.visible.positions, given.visible.positions[:, ::2, ::2])
+
+
 @pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)
-@pytest.mark.parametrize("window", [CONV, STRIDED, Window((5, 3), (1, 1), (2, 2, 4, 4), (2, 1))])
+@pytest.mark.parametrize("window", [CONV, STRIDED, SHORTCUT, Window((5, 3), (1, 1), (2, 2, 4, 4), (2, 1))])
 def test_enough_rings_for_every_output_that_counts(options, window):
     given = visibility(options)
     plan, rings = given.padding_for(window)

@@ -26,6 +26,28 @@ def taps(size, kernel, stride, padding, dilation):
     return windows
 
 
+def parts(size, kernel, stride, padding, dilation):
+    """As `taps`, but along axes on which windows skip positions, all that are nearer than a stride to their centre."""
+    of_axis = []
+    for axis in range(2):
+        start = padding[2] if axis == 0 else padding[0]
+        total = size[axis] + sum(padding[2:] if axis == 0 else padding[:2])
+        span = (kernel[axis] - 1) * dilation[axis] + 1
+        starts = [i * stride[axis] - start for i in range((total - span) // stride[axis] + 1)]
+        steps = [tap * dilation[axis] for tap in range(kernel[axis])]
+        # Of many windows, whether any looks at a position depends on where it lies between two of them.
+        if any(all((y - step) % stride[axis] for step in steps) for y in range(stride[axis])):
+            centre = (span - 1) / 2
+            first = min(0, math.floor(centre - stride[axis]) + 1)
+            steps = range(first, max(span, math.ceil(centre + stride[axis])))
+        of_axis.append([[first + step for step in steps if 0 <= first + step < size[axis]] for first in starts])
+    return {
+        (i, j): [(None, None, y, x) for y in rows for x in columns]
+        for i, rows in enumerate(of_axis[0])
+        for j, columns in enumerate(of_axis[1])
+    }
+
+
 def adaptive_taps(size, output):
     """The same for the uneven windows of adaptive pooling."""
     windows = {}

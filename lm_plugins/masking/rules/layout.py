@@ -13,6 +13,7 @@ from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.folding import folded, unfolded
 from lm_plugins.masking.torch_functions import properties
+from lm_plugins.masking.window import Window
 
 __all__: list[str] = []
 
@@ -126,6 +127,9 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
         else:
             dims += letters or ["C"] * count
     if leaves:
+        own = input.visibility.on_their_own
+        if own is not input.visibility:  # samples that nobody puts together with the others
+            return MaskedActivation(input.values, own, input.dims).reshape(target)  # type: ignore[no-any-return]
         return _features(input, target)
     return _relabelled(input, input.values.reshape(target), dims)
 
@@ -294,10 +298,22 @@ def getitem(input: MaskedActivation, index: Any) -> MaskedActivation:
             f"indexing {input!r} with {one!r} at its dimension {letter}: slices of channels, rows and columns and single "
             "channels are masked"
         )
-    visibility = input.visibility
+    values, visibility = input.values, input.visibility
     if any(cut != slice(None) for cut in cuts.values()):
-        visibility = visibility.cut(cuts["H"], cuts["W"])
-    return _relabelled(MaskedActivation(input.values, visibility, input.dims), input.values[index], dims)
+        values, visibility = _padded_for_cut(input, cuts["H"], cuts["W"]), visibility.cut(cuts["H"], cuts["W"])
+    return _relabelled(MaskedActivation(input.values, visibility, input.dims), values[index], dims)
+
+
+def _padded_for_cut(input: MaskedActivation, rows: slice, columns: slice) -> Tensor:
+    """The values; where a slice in steps keeps hidden positions that stand for visible ones, those are padded."""
+    window = Window.of_cut(rows, columns, (input.shape[input.dim_of("H")], input.shape[input.dim_of("W")]))
+    if not input.visibility.samples(window) or input.visibility.visible.is_full:
+        return input.values
+    order = sorted(range(input.ndim), key=lambda dim: "NBCHW".index(input.dims[dim]))
+    values = input.values.permute(order)
+    images = values.reshape(input.visibility.visible.positions.shape[0], -1, *values.shape[-2:])
+    padded = MaskedActivation(images, input.visibility).padded_for(window)
+    return padded.reshape(values.shape).permute([order.index(dim) for dim in range(input.ndim)])
 
 
 # ---- padding ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.neighbour_padding import fill
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.convolution import pair
 from lm_plugins.masking.window import Pair, Window
@@ -44,13 +45,36 @@ def _pool(
     values = pool(input.with_hidden(0.0 if mean else -torch.inf, region))
     size, output = (input.shape[2], input.shape[3]), (values.shape[2], values.shape[3])
     window = Window.between(kernel, stride, padding, dilation, size, output)
-    if not region.is_full:
-        if not mean:  # no infinity may stay behind, not even at hidden positions
-            values = _without_infinity(values, region.any_in(window))
-        elif input.visibility.options.average == "visible":
-            correction = region.mean_correction(window, precision(values))
-            values = (values * correction).to(values.dtype)
+    values = _of_region(input, values, window, mean)
+    if input.visibility.samples(window) and not region.is_full:
+        around = _padded(input, window)
+        others = pool(around.with_hidden(0.0 if mean else -torch.inf))
+        others = _of_region(around, others, window, mean)
+        values = torch.where(region.any_in(window).positions[:, None], values, others)
     return MaskedActivation(values, input.visibility.after_pooling(window))
+
+
+def _of_region(input: MaskedActivation, values: Tensor, window: Window, mean: bool) -> Tensor:
+    """What was pooled of a map with 0 or minus infinity at hidden positions, corrected for those."""
+    region = input.visibility.visible
+    if region.is_full:
+        return values
+    if not mean:  # no infinity may stay behind, not even at hidden positions
+        return _without_infinity(values, region.any_in(window))
+    if input.visibility.options.average == "all":
+        return values
+    return (values * region.mean_correction(window, precision(values))).to(values.dtype)
+
+
+def _padded(input: MaskedActivation, window: Window) -> MaskedActivation:
+    """The map, with what is padded for a window that samples it as visible as the rest."""
+    settled = input.visibility.settled
+    plan, rings = settled.neighbour_plan(settled.visible), window.reach_of_widened
+    known = settled.visible.derived(
+        ("padded for", window, settled.options), lambda: Mask(plan.known_after(rings), settled.visible.inside)
+    )
+    # Never in place: another branch may look at what is computed beyond the visible region.
+    return MaskedActivation(fill(input.values, plan, rings, in_place=False), settled.all_of(known))
 
 
 def _without_infinity(maxima: Tensor, anything: Mask) -> Tensor:

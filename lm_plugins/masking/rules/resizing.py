@@ -1,5 +1,6 @@
 """Resizing: maps interpolated, positions gathered into channels and channels spread over positions."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,12 @@ def interpolate(
     resizing = Resizing(
         _both(size), _both(scale_factor), mode, align_corners, recompute_scale_factor, precision(input.values)
     )
-    values = input.padded_for(_BILINEAR) if mode == "bilinear" else input.values
+    values = input.values
+    if input.visibility.resamples(resizing):  # what a sample stands for ends within two steps of it
+        span = 2 * math.ceil(resizing.step_of(input.visibility.visible.size)) + 2
+        values = input.padded_for(Window((span, span), (1, 1), (0, 0, 0, 0), (1, 1)))
+    elif mode == "bilinear":
+        values = input.padded_for(_BILINEAR)
     return MaskedActivation(resizing(values), input.visibility.resized(resizing))
 
 

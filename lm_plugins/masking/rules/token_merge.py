@@ -115,6 +115,12 @@ def _of_both(function: Callable[..., Any], one: Places, other: Places) -> Places
             f"{function_name(function)} of tokens of which different ones are visible; with "
             'MaskingOptions(addition="intersection") it is masked'
         )
+    if not (one.visibility.visible.covers(merged.visible) and other.visibility.visible.covers(merged.visible)):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} of tokens that have no visible position in common in an image, so that they would "
+            "count as an image of which nothing is visible; tokens are not padded from their neighbours, as maps are. With "
+            'MaskingOptions(sampling="point") it is masked'
+        )
     return Places(one.numbers, merged)
 
 
