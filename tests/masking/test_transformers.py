@@ -124,6 +124,7 @@ class Subject:
     x: torch.Tensor
     visible: torch.Tensor
     output: torch.Tensor
+    name: str
 
 
 def lively(model):
@@ -173,12 +174,17 @@ def subject(request):
     x, visible = torch.randn(4, 3, size, size).double(), four_masks(size)
     conditioned(model, x)
     with torch.inference_mode():
-        return Subject(model, x, visible, lm.LayerMasked(model, MASK)(x, visible))
+        return Subject(model, x, visible, lm.LayerMasked(model, MASK)(x, visible), request.param)
 
 
-def assert_close(got, expected):
+#: They compute attention in float32, whatever they are given: what is equal up to rounding is so up to rounding of float32.
+IN_SINGLE = ("efficientvit of MIT",)
+
+
+def assert_close(got, expected, subject=None):
     scale = expected.abs().amax()
-    assert (got - expected).abs().max() <= 1e-8 * scale, float((got - expected).abs().max() / scale)
+    tolerance = 1e-6 if subject is not None and subject.name in IN_SINGLE else 1e-8
+    assert (got - expected).abs().max() <= tolerance * scale, float((got - expected).abs().max() / scale)
 
 
 @torch.inference_mode()
@@ -186,14 +192,14 @@ def test_all_visible_is_the_plain_model(subject):
     plain = subject.model(subject.x)
     assert torch.equal(lm.LayerMasked(subject.model)(subject.x, torch.ones_like(subject.visible)), plain)
     for options in (MASK, DROP):  # the engine without the shortcut
-        assert_close(run_masked(subject.model, subject.x, torch.ones_like(subject.visible), options), plain)
+        assert_close(run_masked(subject.model, subject.x, torch.ones_like(subject.visible), options), plain, subject)
     change = (subject.output - plain).abs().amax(1)
     assert (change > 1e-4 * plain.abs().amax(1)).all()
 
 
 @torch.inference_mode()
 def test_dropped_tokens_equal_masked_ones(subject):
-    assert_close(lm.LayerMasked(subject.model, DROP)(subject.x, subject.visible), subject.output)
+    assert_close(lm.LayerMasked(subject.model, DROP)(subject.x, subject.visible), subject.output, subject)
 
 
 @torch.inference_mode()
@@ -201,7 +207,7 @@ def test_hidden_pixels_may_hold_anything(subject):
     for value in (1e30, torch.nan):
         x = torch.where(subject.visible[:, None], subject.x, value)
         assert torch.equal(lm.LayerMasked(subject.model, MASK)(x, subject.visible), subject.output)
-        assert_close(lm.LayerMasked(subject.model, DROP)(x, subject.visible), subject.output)
+        assert_close(lm.LayerMasked(subject.model, DROP)(x, subject.visible), subject.output, subject)
 
 
 @torch.inference_mode()
@@ -210,14 +216,14 @@ def test_garbage_at_hidden_tokens_never_surfaces(subject):
         for value in (None, torch.nan):
             with observing(overwrite_hidden(value)):
                 got = run_masked(subject.model, subject.x, subject.visible, options)
-            assert_close(got, subject.output)
+            assert_close(got, subject.output, subject)
 
 
 @torch.inference_mode()
 def test_a_batch_is_its_images_one_by_one(subject):
     masked = lm.LayerMasked(subject.model)
     single = [masked(x[None], visible) for x, visible in zip(subject.x, subject.visible, strict=True)]
-    assert_close(torch.cat(single), subject.output)
+    assert_close(torch.cat(single), subject.output, subject)
 
 
 @torch.inference_mode()
