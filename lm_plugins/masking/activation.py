@@ -37,7 +37,7 @@ class MaskedActivation(Carrier):
 
     def __new__(cls, values: Tensor, visibility: Visibility, dims: tuple[str, ...] = NCHW) -> "MaskedActivation":
         """A carrier of the shape of `values`."""
-        self: MaskedActivation = Carrier._made(cls, values, values.shape, visibility.run)
+        self: MaskedActivation = Carrier._of_shape(values.shape, cls, values, visibility.run)
         self.values = values
         self.visibility = visibility
         self.dims = dims
@@ -56,7 +56,8 @@ class MaskedActivation(Carrier):
             raise UnsupportedOperatorError(
                 f"{self!r} has the batch folded into the channels, which no function may mix"
             )
-        return Carrier.tokens.of_map(self)
+        tokens: Carrier = Carrier.tokens.of_map(self)
+        return tokens
 
     def like(self, values: Tensor) -> "MaskedActivation":
         """The same regions and dimensions with other values; itself if a function worked in place."""
@@ -156,7 +157,7 @@ class MaskedActivation(Carrier):
         visible = self.visibility.visible
         return self.values if visible.is_full else self.values.masked_fill(self.spread(visible.hidden), 0.0)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         shape = ", ".join(f"{letter}={size}" for letter, size in zip(self.dims, self.shape, strict=True))
         return f"MaskedActivation({shape}, dtype={self.dtype})"
 
@@ -172,14 +173,17 @@ class PaddedActivation(MaskedActivation):
         padding: Zeros at the left, right, top and bottom; none negative.
     """
 
-    _made: tuple[Tensor, Visibility]
+    _padded: tuple[Tensor, Visibility]
+    _shape: torch.Size
+    _unpadded: MaskedActivation
+    _padding: tuple[int, int, int, int]
 
     def __new__(cls, unpadded: MaskedActivation, padding: tuple[int, int, int, int]) -> "PaddedActivation":
         """A carrier of the padded shape."""
         n, c, h, w = unpadded.shape
         left, right, top, bottom = padding
         shape = torch.Size((n, c, h + top + bottom, w + left + right))
-        self: PaddedActivation = Carrier._made(cls, unpadded.values, shape, unpadded.run)
+        self: PaddedActivation = Carrier._of_shape(shape, cls, unpadded.values, unpadded.run)
         self.dims = NCHW
         self._shape = shape
         self._unpadded = unpadded
@@ -193,49 +197,38 @@ class PaddedActivation(MaskedActivation):
         return self._shape
 
     @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """Dtype of the values."""
-        return self._unpadded.dtype
+    def _asked(self) -> Tensor:
+        return self._unpadded.values
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Device of the values."""
-        return self._unpadded.device
-
-    @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
-        """Whether autograd follows the values."""
-        return self._unpadded.requires_grad
-
-    @property
-    def values(self) -> Tensor:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def values(self) -> Tensor:
         """The padded values."""
         self.make()
-        return self._made[0]
+        return self._padded[0]
 
     @values.setter
     def values(self, values: Tensor) -> None:
-        self._made = values, self.visibility
+        self._padded = values, self.visibility
 
     @property
-    def visibility(self) -> Visibility:  # type: ignore[override]
+    def visibility(self) -> Visibility:
         """The regions of the padded map."""
         self.make()
-        return self._made[1]
+        return self._padded[1]
 
     @visibility.setter
     def visibility(self, visibility: Visibility) -> None:
-        self._made = self.values, visibility
+        self._padded = self.values, visibility
 
     def make(self) -> None:
         """Write the zeros."""
         if not self._is_made:
             visibility = self._unpadded.visibility.padded(self._padding, "constant")
-            self._made = F.pad(self._unpadded.values, self._padding), visibility
+            self._padded = F.pad(self._unpadded.values, self._padding), visibility
 
     @property
     def _is_made(self) -> bool:
-        return "_made" in vars(self)
+        return "_padded" in vars(self)
 
     def left_to(self, padding: Any) -> tuple[MaskedActivation, Pair] | None:
         """The map without its zeros, and how far a convolution that pads by `padding` must pad it; None if it cannot."""

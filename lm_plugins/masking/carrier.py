@@ -32,7 +32,7 @@ class Carrier(Tensor):
     tokens: ClassVar[Any]
 
     run: Run
-    values: Tensor
+    values: Tensor  # type: ignore[assignment]  # torch has a method of that name, of sparse tensors
     _memory: "list[ref[Carrier]] | None"
 
     def __init_subclass__(cls) -> None:
@@ -40,8 +40,8 @@ class Carrier(Tensor):
             Carrier.tokens = cls
 
     @staticmethod
-    def _made(kind: type["Carrier"], values: Tensor, shape: torch.Size, run: Run) -> Any:
-        self = Tensor._make_wrapper_subclass(kind, shape, dtype=values.dtype, device=values.device)  # type: ignore[attr-defined]
+    def _of_shape(shape: torch.Size, kind: type["Carrier"], values: Tensor, run: Run) -> Any:
+        self = Tensor._make_wrapper_subclass(kind, shape, dtype=values.dtype, device=values.device)
         self.run = run
         self._memory = None
         return self
@@ -66,6 +66,10 @@ class Carrier(Tensor):
 
     def regions(self) -> Any:
         """What says where the values are visible; another object after every change."""
+        raise NotImplementedError
+
+    def is_hidden(self) -> Tensor:
+        """Bool that broadcasts to the values: where they are unspecified."""
         raise NotImplementedError
 
     def ordinary(self) -> Tensor:
@@ -112,17 +116,21 @@ class Carrier(Tensor):
                 "copy instead: x.clone(), or the function that does not work in place"
             )
 
-    # ---- what models ask a tensor: without a look into the rule table, since they ask often -------------------------------------
+    # ---- what models ask a tensor often: answered without a look into the rule table ---------------------------------------
+
+    @property
+    def _asked(self) -> Tensor:
+        return self.values
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
         """Dtype of the values."""
-        return self.values.dtype
+        return self._asked.dtype
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """Device of the values."""
-        return self.values.device
+        return self._asked.device
 
     @property
     def ndim(self) -> int:  # type: ignore[override]
@@ -130,13 +138,13 @@ class Carrier(Tensor):
         return len(self.shape)
 
     @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
+    def requires_grad(self) -> bool:
         """Whether autograd follows the values."""
-        return self.values.requires_grad
+        return self._asked.requires_grad
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self.values.requires_grad = value
+        self._asked.requires_grad = value
 
     def dim(self) -> int:
         """Number of dimensions."""
@@ -164,7 +172,7 @@ class Carrier(Tensor):
         return call_rule(function, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise UnsupportedOperatorError(

@@ -33,11 +33,12 @@ class MaskedTokens(Carrier):
 
     is_tokens = True
     places: tuple[Places, ...]
+    _shape: torch.Size
 
     def __new__(cls, values: Tensor, places: tuple[Places, ...]) -> MaskedTokens:
         """A carrier of the shape that the values have with all tokens."""
         shape = values.shape if all(one.whole is None for one in places) else _whole_shape(values, places)
-        self: MaskedTokens = Carrier._made(cls, values, shape, places[0].visibility.run)
+        self: MaskedTokens = Carrier._of_shape(shape, cls, values, places[0].visibility.run)
         self._shape = shape
         self.values = values
         self.places = places
@@ -146,7 +147,7 @@ class MaskedTokens(Carrier):
         """The values of all tokens as an ordinary tensor, 0 for hidden ones."""
         return self.whole().with_hidden(0.0)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         maps = " and ".join("x".join(str(size) for size in one.map_shape) for one in self.places)
         return f"MaskedTokens(shape={tuple(self.shape)}, of maps (NxHxW) {maps}, dtype={self.dtype})"
 

@@ -230,7 +230,7 @@ def test_is_refused(view, text):
 
 
 def was_made(padded):
-    return not isinstance(padded, PaddedActivation) or "_made" in vars(padded)
+    return not isinstance(padded, PaddedActivation) or "_padded" in vars(padded)
 
 
 @pytest.mark.parametrize("options", samples.OPTIONS, ids=samples.OPTION_NAMES)

@@ -129,7 +129,7 @@ def _reshaped(input: MaskedActivation, shape: Sequence[int]) -> MaskedActivation
     if leaves:
         own = input.visibility.on_their_own
         if own is not input.visibility:  # samples that nobody puts together with the others
-            return MaskedActivation(input.values, own, input.dims).reshape(target)  # type: ignore[no-any-return]
+            return MaskedActivation(input.values, own, input.dims).reshape(target)
         return _features(input, target)
     return _relabelled(input, input.values.reshape(target), dims)
 

@@ -139,7 +139,7 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> MaskedActivation:
+) -> Any:
     """Normalize each channel with the mean and variance of its visible positions, or with fixed statistics."""
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

@@ -84,7 +84,9 @@ def register_hook(input: Carrier, hook: Callable[[Tensor], Tensor | None]) -> An
                 changed = changed if one.whole is None else gathered(changed, one)
         return changed
 
-    return input.values.register_hook(call if isinstance(input, MaskedTokens) and input.is_dropped else hook)
+    return input.values.register_hook(  # type: ignore[no-untyped-call]
+        call if isinstance(input, MaskedTokens) and input.is_dropped else hook
+    )
 
 
 def grad(input: Carrier, owner: Any = None) -> Tensor | None:
@@ -108,9 +110,6 @@ def autograd_grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-for _function, _rule in (
-    (Tensor.register_hook, register_hook),
-    (torch.autograd.grad, autograd_grad),
-    *((one, grad) for one in properties("grad")),
-):
-    register_rule(_function, both=True)(_rule)
+register_rule(Tensor.register_hook, both=True)(register_hook)
+register_rule(torch.autograd.grad, both=True)(autograd_grad)
+register_rule(*properties("grad"), both=True)(grad)

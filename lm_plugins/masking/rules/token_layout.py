@@ -110,7 +110,7 @@ def _cut_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, k
             parts.append(MaskedTokens(one, tuple(full)).settled())
             continue
         for now in shortened:
-            one = one if now.whole is None else gathered(one, now)  # type: ignore[union-attr]
+            one = one if now is None or now.whole is None else gathered(one, now)
         parts.append(MaskedTokens(one, tuple(shortened)).settled())  # type: ignore[arg-type]
     return parts[0] if is_single else tuple(parts)
 
@@ -125,11 +125,7 @@ def _as_expected(before: Sequence[Places], kept: Sequence[Places], full: Sequenc
                 return False
             continue
         expected = as_dropped(whole, one)
-        if expected is None or not torch.equal(
-            *torch.broadcast_tensors(now.numbers, expected.numbers)
-            if now.numbers.shape == expected.numbers.shape
-            else (now.numbers.new_zeros(1), now.numbers.new_ones(1))
-        ):
+        if expected is None or not torch.equal(now.numbers, compact(expected.numbers)):
             return False
     return True
 

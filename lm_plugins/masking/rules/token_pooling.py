@@ -75,4 +75,4 @@ def adaptive_avg_pool1d(input: MaskedTokens, output_size: Any) -> Any:
     """The mean of the visible tokens, where all are pooled to one."""
     if (output_size if isinstance(output_size, int) else output_size[0]) != 1:
         raise UnsupportedOperatorError("adaptive_avg_pool1d of tokens is masked for an output of size 1 only")
-    return torch.mean(input, -1, keepdim=True)  # type: ignore[call-overload]
+    return torch.mean(input, -1, keepdim=True)
