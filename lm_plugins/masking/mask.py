@@ -1,13 +1,13 @@
 """A region of a map, and its algebra: how it passes windows, cuts, pads and merges."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_plugins.masking.memo import Memo
 from lm_plugins.masking.neighbour_padding import FillPlan
 from lm_plugins.masking.positions import filled, is_everything, sum_over
 from lm_plugins.masking.resizing import Resizing
@@ -16,13 +16,8 @@ from lm_plugins.masking.window_counts import adaptive, any_in, count_in, ratio, 
 
 __all__ = ["Mask"]
 
-T = TypeVar("T")
 
-#: Another region, and which of its positions these are: int64 ``(N, H, W)``.
-_Origin = tuple["Mask", Tensor]
-
-
-class Mask:
+class Mask(Memo):
     """A region at one resolution. Immutable; every result is cached, so that layers of one geometry share it.
 
     Positions outside of `inside` come from an explicit pad: their values are constants of the model. They are neither
@@ -31,29 +26,19 @@ class Mask:
     Args:
         positions: Bool ``(N, H, W)``, True = in the region. Nothing outside of `inside` is True.
         inside: Bool ``(H, W)``, or None if every position belongs to the image.
-        origin: Where the positions were taken from, if from another region: rows or columns left out, windows that
-            became images, images repeated. So they can be put back.
     """
 
     #: The types of devices on which Python may look at positions at once; of others, it would wait for them.
     looked_at_on = frozenset({"cpu"})
 
-    def __init__(self, positions: Tensor, inside: Tensor | None = None, origin: "_Origin | None" = None) -> None:
+    def __init__(self, positions: Tensor, inside: Tensor | None = None) -> None:
+        super().__init__()
         self.positions = positions
         self.inside = inside
-        self._origin = origin
         self._within: Sequence[ref[Mask]] = ()  # regions that certainly hold this one
-        self._sampled: Mask | None = None  # the same region without the origin, if it is not that of the origin
-        self._cache: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
         return f"Mask(positions={tuple(self.positions.shape)}, inside={'part' if self.inside is not None else 'all'})"
-
-    def _cached(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self._cache:
-            self._cache[key] = make()
-        result: T = self._cache[key]
-        return result
 
     @property
     def size(self) -> Pair:
@@ -63,17 +48,17 @@ class Mask:
     @property
     def hidden(self) -> Tensor:
         """Bool ``(N, H, W)``: what is inside of the image but not in the region."""
-        return self._cached("hidden", lambda: ~self.positions if self.inside is None else ~self.positions & self.inside)
+        return self.once("hidden", lambda: ~self.positions if self.inside is None else ~self.positions & self.inside)
 
     @property
     def rows(self) -> Tensor:
         """Int64: the indices of the region's positions among the ``N * H * W`` of the batch."""
-        return self._cached("rows", lambda: self.positions.reshape(-1).nonzero()[:, 0])
+        return self.once("rows", lambda: self.positions.reshape(-1).nonzero()[:, 0])
 
     @property
     def hidden_rows(self) -> Tensor:
         """Int64: the indices of the hidden positions among the ``N * H * W`` of the batch."""
-        return self._cached("hidden_rows", lambda: self.hidden.reshape(-1).nonzero()[:, 0])
+        return self.once("hidden_rows", lambda: self.hidden.reshape(-1).nonzero()[:, 0])
 
     @property
     def is_on_host(self) -> bool:
@@ -87,7 +72,7 @@ class Mask:
         def look() -> bool:
             return is_everything(self.positions if self.inside is None else ~self.hidden)
 
-        return self.is_on_host and self._cached("is_full", look)
+        return self.is_on_host and self.once("is_full", look)
 
     def covers(self, other: "Mask") -> bool:
         """Whether nothing that is in the other region is hidden here."""
@@ -108,7 +93,7 @@ class Mask:
             by_rows = self.is_on_host
             return FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=by_rows, detached=detached)
 
-        return self._cached(("fill", diagonal, epsilon, detached), make) if keep else make()
+        return self.once(("fill", diagonal, epsilon, detached), make) if keep else make()
 
     def filled(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
         """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""
@@ -133,7 +118,7 @@ class Mask:
         def make() -> Mask:
             return Mask(any_in(self.positions, window), self._inside_after(window))
 
-        return self._cached(("any", window), lambda: self._after(lambda whole: whole.any_in(window), make))
+        return self.once(("any", window), make)
 
     def resampled(self, window: Window, coverage: float) -> "Mask":
         """The positions whose own part of the map is covered by the region to at least `coverage`, through `window`.
@@ -156,8 +141,7 @@ class Mask:
             is_lost = ~positions.flatten(1).any(1)  # (N,)
             return Mask(positions | (is_lost[:, None, None] & touched.positions), touched.inside)
 
-        key = ("resampled", window, coverage)
-        return self._cached(key, lambda: self._after(lambda whole: whole.resampled(window, coverage), make))
+        return self.once(("resampled", window, coverage), make)
 
     def covered(self, window: Window, share: float, keep_last: bool = True) -> "Mask":
         """The positions of whose window the region covers at least `share`, every position of it counting alike.
@@ -177,7 +161,7 @@ class Mask:
                 positions |= is_lost[:, None, None] & (count > 0)
             return Mask(positions, self._inside_after(window))
 
-        return self._cached(("covered", window, share, keep_last), make)
+        return self.once(("covered", window, share, keep_last), make)
 
     def rings_in_patches(self, window: Window, plan: FillPlan) -> int:
         """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
@@ -192,7 +176,7 @@ class Mask:
             needed[:, : partly.shape[1], : partly.shape[2]] = partly[:, : self.size[0], : self.size[1]]
             return plan.rings_to_cover(needed if self.inside is None else needed & self.inside)
 
-        return self._cached(("rings in patches", window), make)
+        return self.once(("rings in patches", window), make)
 
     def mean_correction(self, window: Window, dtype: torch.dtype) -> Tensor:
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
@@ -205,7 +189,7 @@ class Mask:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
             return ratio(count_in(inside, window, dtype), count_in(self.positions, window, dtype))
 
-        return self._cached(("mean", window, dtype), make)
+        return self.once(("mean", window, dtype), make)
 
     def _inside_after(self, window: Window) -> Tensor | None:
         if self.inside is None and not window.is_oversized:
@@ -224,7 +208,7 @@ class Mask:
             inside = None if self.inside is None else _none_if_all(adaptive(self.inside[None], size, "max")[0, 0] > 0)
             return Mask(adaptive(self.positions, size, "max")[:, 0] > 0, inside)
 
-        return self._cached(("any adaptive", size), make)
+        return self.once(("any adaptive", size), make)
 
     def mean_correction_adaptive(self, size: Pair, dtype: torch.dtype) -> Tensor:
         """As `mean_correction`, for the uneven windows of adaptive pooling to `size`."""
@@ -233,7 +217,7 @@ class Mask:
             inside = torch.ones_like(self.positions[:1]) if self.inside is None else self.inside[None]
             return ratio(adaptive(inside, size, "avg", dtype), adaptive(self.positions, size, "avg", dtype))
 
-        return self._cached(("mean adaptive", size, dtype), make)
+        return self.once(("mean adaptive", size, dtype), make)
 
     # ---- merges ----------------------------------------------------------------------------------------------------
 
@@ -268,7 +252,7 @@ class Mask:
             # Holding the other operands keeps their ids theirs; holding itself would keep everything for ever.
             return merged, tuple(mask for mask in masks if mask is not self)
 
-        return self._cached(key, make)[0]
+        return self.once(key, make)[0]
 
     @staticmethod
     def _with_last(positions: Tensor, masks: "Sequence[Mask]") -> Tensor:
@@ -297,7 +281,7 @@ class Mask:
             is_lost = ~positions.flatten(1).any(1)  # (N,)
             return Mask(positions | (is_lost[:, None, None] & touched), _none_if_all(possible[0] > 0))
 
-        return self._cached(("resized", resizing, coverage, by_part), make)
+        return self.once(("resized", resizing, coverage, by_part), make)
 
     def enlarged(self, factor: int) -> "Mask":
         """The region after every position became a block of `factor` x `factor`."""
@@ -305,91 +289,22 @@ class Mask:
         def enlarge(region: Tensor) -> Tensor:
             return region.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
-        return self._cached(
+        return self.once(
             ("enlarged", factor),
             lambda: Mask(enlarge(self.positions), None if self.inside is None else enlarge(self.inside)),
         )
 
     # ---- cuts and pads -----------------------------------------------------------------------------------------------
 
-    def cut(self, rows: slice, columns: slice, region: "Mask | None" = None) -> "Mask":
-        """The region of a slice of the map. Of one in steps it is `region`, if given; it has an origin all the same."""
-        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step, id(region))
-        is_sparse = (rows.step or 1, columns.step or 1) != (1, 1)
+    def cut(self, rows: slice, columns: slice) -> "Mask":
+        """The region of a slice of the map."""
 
         def make() -> Mask:
             inside = None if self.inside is None else _none_if_all(self.inside[rows, columns])
-            whole, numbers = self.numbered()
-            origin = (whole, numbers[:, rows, columns]) if is_sparse else None
-            if region is None:
-                return Mask(self.positions[:, rows, columns], inside, origin)
-            sampled = Mask(region.positions, region.inside, origin)
-            sampled._sampled = region  # while that is held, its id is its own
-            return sampled
+            return Mask(self.positions[:, rows, columns], inside)
 
-        return self._cached(key, make)
-
-    @property
-    def on_its_own(self) -> "Mask":
-        """The region that samples of another stand for, no longer a part of that; any other region is itself."""
-        return self._sampled or self
-
-    # ---- positions as tokens -------------------------------------------------------------------------------------------
-
-    def numbered(self) -> tuple["Mask", Tensor]:
-        """The region that numbers the positions, and int64 ``(N, H, W)``: their numbers in it.
-
-        That is the region itself, or its origin.
-        """
-        if self._origin is not None:
-            return self._origin
-        return self, self._cached(
-            "numbers",
-            lambda: torch.arange(self.positions.numel(), device=self.positions.device).view_as(self.positions),
-        )
-
-    def taken(self, numbers: Tensor) -> "Mask":
-        """The region of a map made of the positions with these numbers, int64 ``(N', H', W')``. The same for the same.
-
-        Of a map with an inside, whole images only.
-        """
-        earlier: list[Mask] = self._cached("taken", list)
-        for one in earlier:
-            if torch.equal(one.numbered()[1], numbers):
-                return one
-        inside = None if self.inside is None else self.inside.flatten()[numbers[0] % self.inside.numel()]
-        earlier.append(Mask(self.positions.flatten()[numbers], inside, (self, numbers)))
-        return earlier[-1]
-
-    def is_cut_of_same(self, other: "Mask") -> bool:
-        """Whether both hold different positions of one region."""
-        mine, theirs = self._origin, other._origin
-        return mine is not None and theirs is not None and mine[0] is theirs[0] and self is not other
-
-    def _copied(self) -> tuple["Mask", Tensor] | None:
-        """The region of which all images of this one are images, and which, int64 ``(N,)``; None if they are not."""
-        if self._origin is None:
-            return None
-
-        def find() -> tuple[Mask, Tensor] | None:
-            whole, numbers = self.numbered()
-            image = numbers[:, 0, 0] // (whole.size[0] * whole.size[1])
-            is_copy = whole.size == self.size and torch.equal(whole.numbered()[1][image], numbers)
-            return (whole, image) if is_copy else None
-
-        return self._cached("copied", find)
-
-    def _after(self, operation: Callable[["Mask"], "Mask"], make: Callable[[], "Mask"]) -> "Mask":
-        """The result of `make`, or of an operation on the region that this one repeats, repeated."""
-        copied = self._copied()
-        if copied is None:
-            return make()
-        whole = operation(copied[0])
-        return whole.taken(whole.numbered()[1][copied[1]])
-
-    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Something made from this region, made once."""
-        return self._cached(key, make)
+        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
+        return self.once(key, make)
 
     def padded(self, padding: Sequence[int], mode: str) -> "Mask":
         """The region after `torch.nn.functional.pad` of the map with (left, right, top, bottom).
@@ -409,7 +324,7 @@ class Mask:
                 inside = _none_if_all(pad(inside[None])[0])
             return Mask(pad(self.positions), inside)
 
-        return self._cached(("padded", tuple(padding), mode), make)
+        return self.once(("padded", tuple(padding), mode), make)
 
 
 def _none_if_all(inside: Tensor) -> Tensor | None:

@@ -1,12 +1,14 @@
 """Which position of a map every value belongs to, whatever layout the values have taken."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.memo import Memo
+from lm_plugins.masking.part import numbers_of, taken
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["CONSTANT", "Places"]
@@ -14,10 +16,8 @@ __all__ = ["CONSTANT", "Places"]
 #: The place of a value that belongs to no position: a class token, a register, padding. It is never hidden.
 CONSTANT = -1
 
-T = TypeVar("T")
 
-
-class Places:
+class Places(Memo):
     """The place of every value: a number of a position of a map, or `CONSTANT`. Immutable.
 
     A layout operation on the values (a view, a permutation, a roll, a window partition) is done to the places as well.
@@ -32,10 +32,10 @@ class Places:
     """
 
     def __init__(self, numbers: Tensor, visibility: Visibility, whole: "Places | None" = None) -> None:
+        super().__init__()
         self.numbers = numbers
         self.visibility = visibility
         self.whole = whole
-        self._cache: dict[Hashable, Any] = {}
 
     @classmethod
     def of_map(cls, visibility: Visibility, dims: Sequence[str], shape: Sequence[int]) -> "Places":
@@ -45,7 +45,7 @@ class Places:
         mask = visibility.visible
 
         def make() -> "Places":
-            origin, numbers = mask.numbered()
+            origin, numbers = numbers_of(mask)
             order = [letter for letter in "NHhWw" if letter in dims]
             numbers = numbers.reshape([shape[dims.index(letter)] for letter in order])
             numbers = numbers.permute([order.index(letter) for letter in dims if letter in order])
@@ -53,16 +53,7 @@ class Places:
             return cls(compact(numbers), visibility.all_of(origin, visibility.is_image))
 
         sizes = tuple(size for size, letter in zip(shape, dims, strict=True) if letter != "C")
-        return mask.derived(("places", tuple(dims), sizes, visibility.is_image, visibility.depth), make)
-
-    def derived(self, key: Hashable | None, make: Callable[[], T]) -> T:
-        """Something made from these places, made once; with None for a key, every time."""
-        if key is None:
-            return make()
-        if key not in self._cache:
-            self._cache[key] = make()
-        result: T = self._cache[key]
-        return result
+        return mask.once(("places", tuple(dims), sizes, visibility.is_image, visibility.depth), make)
 
     # ---- what is hidden --------------------------------------------------------------------------------------------
 
@@ -74,7 +65,7 @@ class Places:
             region = self.visibility.visible.hidden.flatten()
             return torch.cat([region, region.new_tensor([False])])[self.numbers]  # a constant is the last
 
-        return self.derived("hidden", make)
+        return self.once("hidden", make)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
@@ -85,12 +76,12 @@ class Places:
     @property
     def is_full(self) -> bool:
         """Whether nothing is hidden."""
-        return self.derived("is_full", lambda: not bool(self.hidden.any()))
+        return self.once("is_full", lambda: not bool(self.hidden.any()))
 
     @property
     def is_constant(self) -> bool:
         """Whether no value belongs to a position of a map."""
-        return self.derived("is_constant", lambda: bool((self.numbers == CONSTANT).all()))
+        return self.once("is_constant", lambda: bool((self.numbers == CONSTANT).all()))
 
     def varies(self, dim: int) -> bool:
         """Whether places differ along a dimension: whether it is one of tokens, not of channels."""
@@ -122,7 +113,7 @@ class Places:
                 return Places(compact(result), self.visibility)
             return tuple(Places(compact(one), self.visibility) for one in result)
 
-        return self.derived(None if key is None else (key, tuple(shape)), make)
+        return self.once(None if key is None else (key, tuple(shape)), make)
 
     def aligned(self, letters: str, target: str) -> "Places":
         """The places with their dimensions, named by `letters`, in the order of `target`; missing ones do not vary."""
@@ -142,7 +133,7 @@ class Places:
             whole = None if self.whole is None else self.whole.aligned(letters, target)
             return Places(numbers, self.visibility, whole)
 
-        return self.derived(("aligned", letters, target), make)
+        return self.once(("aligned", letters, target), make)
 
     def as_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
         """The regions and the meaning of the dimensions of values of `shape`, if they are a map; otherwise None.
@@ -150,7 +141,7 @@ class Places:
         Either the map that the places are of, whole and in order, or a new one: windows of it that became images, or the
         images repeated. Its last two dimensions, or those before the channels, are its sides.
         """
-        return self.derived(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
+        return self.once(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
 
     def _whole_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
         n, h, w = self.map_shape
@@ -179,7 +170,7 @@ class Places:
             numbers = self.numbers.squeeze(dims.index("C"))
             numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
             if _is_window(numbers, self.map_shape):
-                mask = self.visibility.visible.taken(numbers)
+                mask = taken(self.visibility.visible, numbers)
                 return self.visibility.all_of(mask), dims
         return None
 

@@ -197,7 +197,7 @@ def sequence_of(places: Places) -> Sequence | None:
                     return Sequence(dim, prefix)
         return None
 
-    return places.derived("sequence", find)
+    return places.once("sequence", find)
 
 
 def dropped(places: Places) -> Places | None:
@@ -206,7 +206,7 @@ def dropped(places: Places) -> Places | None:
     Where an image has fewer, hidden ones stay, which no attention uses as keys. None if the values are no flattened map
     in order, or nothing would be gained.
     """
-    return places.derived("dropped", lambda: _dropped(places))
+    return places.once("dropped", lambda: _dropped(places))
 
 
 def _dropped(places: Places) -> Places | None:
@@ -255,7 +255,7 @@ def as_dropped(places: Places, like: Places) -> Places | None:
 
     if places.numbers.numel() // places.numbers.shape[sequence.dim] != places.map_shape[0]:
         return None  # windows, or copies of images
-    return places.derived(("as dropped", id(like)), lambda: (make(), like))[0]
+    return places.once(("as dropped", id(like)), lambda: (make(), like))[0]
 
 
 def _but(shape: torch.Size, dim: int, size: int) -> list[int]:
@@ -297,4 +297,4 @@ def _index(places: Places, sequence: Sequence) -> Tensor:
         steps = steps.reshape([-1 if i == sequence.dim else 1 for i in range(numbers.ndim)])
         return torch.where(numbers == CONSTANT, steps, numbers % (h * w) + sequence.prefix)
 
-    return places.derived("index", make)
+    return places.once("index", make)

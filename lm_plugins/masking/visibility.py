@@ -8,6 +8,7 @@ from torch import Tensor
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan, Plan, ZeroPlan
 from lm_plugins.masking.options import MaskingOptions
+from lm_plugins.masking.part import cut, on_its_own
 from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.window import Pair, Window
@@ -202,7 +203,7 @@ class Visibility:
         return self._merged(others, self.options.concatenation)
 
     def _merged(self, others: Sequence["Visibility"], how: str) -> "Visibility":
-        visible, *rest = (one.visible.on_its_own for one in (self, *others))
+        visible, *rest = (on_its_own(one.visible) for one in (self, *others))
         visible = visible.merged(rest, how, keep_last=self.options.sampling == "part")
         is_image = self.is_image and all(other.is_image for other in others)
         depth = max(one.depth for one in (self, *others))
@@ -235,19 +236,19 @@ class Visibility:
         """The regions of a slice of the map."""
         window = Window.of_cut(rows, columns, self.visible.size)
         if not self.samples(window):
-            return self._both(self.visible.cut(rows, columns), self.computed.cut(rows, columns))
+            return self._both(cut(self.visible, rows, columns), cut(self.computed, rows, columns))
         window = window.widened
-        visible = self.visible.cut(rows, columns, self._seen_through(window))
+        visible = cut(self.visible, rows, columns, self._seen_through(window))
         if self.options.computed == "visible":
             return self._both(visible, visible)
-        return self._both(visible, self.computed.cut(rows, columns, self.computed.any_in(window)))
+        return self._both(visible, cut(self.computed, rows, columns, self.computed.any_in(window)))
 
     @property
     def on_their_own(self) -> "Visibility":
         """The same regions, no longer samples of others."""
-        if self.visible.on_its_own is self.visible:
+        if on_its_own(self.visible) is self.visible:
             return self
-        return self._both(self.visible.on_its_own, self.computed.on_its_own)
+        return self._both(on_its_own(self.visible), on_its_own(self.computed))
 
     def padded(self, padding: Sequence[int], mode: str) -> "Visibility":
         """The regions after a pad with (left, right, top, bottom)."""

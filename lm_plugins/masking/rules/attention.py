@@ -196,7 +196,7 @@ def _values(one: Any) -> Tensor:
 def _transposed(places: Places) -> Places:
     """The places of keys as those of the columns of scores."""
     whole = None if places.whole is None else _transposed(places.whole)
-    return places.derived("transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole))
+    return places.once("transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole))
 
 
 def _bias(bias: Any, queries: tuple[Places, ...], keys: tuple[Places, ...]) -> Tensor:

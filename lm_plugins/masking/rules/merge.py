@@ -9,6 +9,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.part import are_cuts_of_same
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 
 __all__ = ["ELEMENTWISE", "POWERS"]
@@ -140,7 +141,7 @@ def _joined(
     join: Callable[[list[Tensor]], Tensor], tensors: Sequence[MaskedActivation | Tensor], dims: tuple[str, ...]
 ) -> MaskedActivation:
     first, *others = (one.visibility for one in tensors if isinstance(one, MaskedActivation))
-    if any(one.visible.is_cut_of_same(first.visible) for one in others):
+    if any(are_cuts_of_same(one.visible, first.visible) for one in others):
         raise UnsupportedOperatorError("joining several cuts of one map puts patches into channels: a matter of tokens")
     visibility = first.after_concatenation(others)
     # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.

@@ -65,14 +65,14 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
         raise refusal
     input = input.whole()
     places = input.places[0]
-    merged = places.derived(("patches", dim % input.ndim), lambda: _merged(places, dim))
+    merged = places.once(("patches", dim % input.ndim), lambda: _merged(places, dim))
     if merged is None:
         raise refusal
     new, window = merged
     values = input.values
     plan, rings = places.visibility.padding_for(window)
     if rings:
-        order = places.derived(("order", tuple(input.shape)), lambda: _order(places, input.shape))
+        order = places.once(("order", tuple(input.shape)), lambda: _order(places, input.shape))
         if values.numel() % places.visibility.visible.positions.numel():
             raise refusal
         n, h, w = places.map_shape

@@ -70,7 +70,7 @@ def _padded(input: MaskedActivation, window: Window) -> MaskedActivation:
     """The map, with what is padded for a window that samples it as visible as the rest."""
     settled = input.visibility.settled
     plan, rings = settled.neighbour_plan(settled.visible), window.reach_of_widened
-    known = settled.visible.derived(
+    known = settled.visible.once(
         ("padded for", window, settled.options), lambda: Mask(plan.known_after(rings), settled.visible.inside)
     )
     # Never in place: another branch may look at what is computed beyond the visible region.

@@ -321,7 +321,7 @@ def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], di
             parts.append(one.expand(shape))
         return Places(compact(torch.cat(parts, dim)), first.visibility)
 
-    return first.derived(("cat", dim, tuple(places), tuple(one[dim] for one in shapes)), make)
+    return first.once(("cat", dim, tuple(places), tuple(one[dim] for one in shapes)), make)
 
 
 @register_rule(*spellings("stack"), tokens=True)

@@ -61,7 +61,7 @@ def _raised(places: Places, ndim: int) -> Places:
     missing = ndim - places.numbers.ndim
     if missing == 0:
         return places
-    return places.derived(
+    return places.once(
         ("raised", missing),
         lambda: Places(
             places.numbers[(None,) * missing],

@@ -23,7 +23,7 @@ def _without(places: Places, dims: list[int], keepdim: bool) -> Places:
         whole = None if places.whole is None else _without(places.whole, dims, keepdim)
         return Places(places.numbers.reshape(kept), places.visibility, whole)
 
-    return places.derived(("without", tuple(dims)), make)
+    return places.once(("without", tuple(dims)), make)
 
 
 def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
