@@ -3,6 +3,7 @@
 from lm_plugins.checks import as_visible
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import Coverage, coverage
+from lm_plugins.masking.geometry import Window
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.model import MASKED, LayerMasked, run_masked
 from lm_plugins.masking.options import MaskingOptions
@@ -16,7 +17,6 @@ from lm_plugins.masking.registry import (
 from lm_plugins.masking.run import Run, observing
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
-from lm_plugins.masking.window import Window
 
 __all__ = [
     "MASKED",

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.geometry import Pair, Window
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
-from lm_plugins.masking.token_positions import Places
+from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.visibility import Visibility
-from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["NCHW", "MaskedActivation", "PaddedActivation"]
 
@@ -63,7 +63,7 @@ class MaskedActivation(Carrier):
         """The same regions and dimensions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
 
-    def settled(self) -> "MaskedActivation":
+    def simplified(self) -> "MaskedActivation":
         """Itself."""
         return self
 
@@ -82,7 +82,7 @@ class MaskedActivation(Carrier):
             UnsupportedOperatorError: It has moved positions, or changed which of them are hidden.
         """
         settled = self.visibility.settled
-        if tokens.places != (Places.of_map(settled, self.dims, self.shape),):
+        if tokens.positions != (TokenPositions.of_map(settled, self.dims, self.shape),):
             raise UnsupportedOperatorError(f"a function that works in place would move positions of {self!r}")
         self.values = tokens.values
         if not self.visibility.is_tight:
@@ -96,7 +96,7 @@ class MaskedActivation(Carrier):
         """Whether a dimension holds no positions, and no images."""
         return self.dims[dim] == "C"
 
-    def spread(self, region: Tensor) -> Tensor:
+    def broadcast(self, region: Tensor) -> Tensor:
         """Reshape an ``(N, H, W)`` or ``(N, 1, H, W)`` tensor so that it broadcasts to the values."""
         if "B" in self.dims:
             channels = self.shape[self.dims.index("B")] // region.shape[0]
@@ -106,7 +106,7 @@ class MaskedActivation(Carrier):
 
     def is_hidden(self, region: Mask | None = None) -> Tensor:
         """Bool that broadcasts to the values: hidden under `region`, by default under the computed one."""
-        return self.spread((region or self.visibility.computed).hidden)
+        return self.broadcast((region or self.visibility.computed).hidden)
 
     def with_hidden(self, value: float, region: Mask | None = None) -> Tensor:
         """The values with `value` at the positions hidden under `region`; themselves if nothing is hidden.
@@ -120,7 +120,7 @@ class MaskedActivation(Carrier):
             return self.values
         if self.dims != NCHW:
             return self.values.masked_fill(self.is_hidden(region), value)
-        return region.filled(self.values, value, in_place=is_unspecified and not torch.is_grad_enabled())
+        return region.overwritten(self.values, value, in_place=is_unspecified and not torch.is_grad_enabled())
 
     def visible_sum(self) -> Tensor:
         """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
@@ -150,12 +150,12 @@ class MaskedActivation(Carrier):
             plan = self.visibility.neighbour_plan(computed)
             count = plan.rings_to_cover(region.positions)
             values, known = fill(values, plan, count, in_place=False), plan.known_after(count)
-        return values.masked_fill(self.spread(region.positions & ~known), 0.0)
+        return values.masked_fill(self.broadcast(region.positions & ~known), 0.0)
 
     def ordinary(self) -> Tensor:
         """The values as an ordinary tensor, 0 where they are not visible."""
         visible = self.visibility.visible
-        return self.values if visible.is_full else self.values.masked_fill(self.spread(visible.hidden), 0.0)
+        return self.values if visible.is_full else self.values.masked_fill(self.broadcast(visible.hidden), 0.0)
 
     def __repr__(self) -> str:  # type: ignore[override]
         shape = ", ".join(f"{letter}={size}" for letter, size in zip(self.dims, self.shape, strict=True))

@@ -60,7 +60,7 @@ class Carrier(Tensor):
         """Whether a dimension holds no positions."""
         raise NotImplementedError
 
-    def settled(self) -> Any:
+    def simplified(self) -> Any:
         """The same in its simplest form."""
         raise NotImplementedError
 

@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_plugins.masking.channels_last import is_everything, overwritten, sum_over
+from lm_plugins.masking.geometry import Pair, Resizing, Window, adaptive, any_in, count_in, ratio, triangular
 from lm_plugins.masking.memo import Memo
 from lm_plugins.masking.neighbour_padding import FillPlan
-from lm_plugins.masking.positions import filled, is_everything, sum_over
-from lm_plugins.masking.resizing import Resizing
-from lm_plugins.masking.window import Pair, Window
-from lm_plugins.masking.window_counts import adaptive, any_in, count_in, ratio, triangular
 
 __all__ = ["Mask"]
 
@@ -95,10 +93,10 @@ class Mask(Memo):
 
         return self.once(("fill", diagonal, epsilon, detached), make) if keep else make()
 
-    def filled(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
+    def overwritten(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
         """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""
         if self.is_on_host:
-            return filled(values, self.hidden_rows, value, in_place=in_place)
+            return overwritten(values, self.hidden_rows, value, in_place=in_place)
         hidden = self.hidden[:, None]
         return values.masked_fill_(hidden, value) if in_place else values.masked_fill(hidden, value)
 

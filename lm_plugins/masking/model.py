@@ -19,6 +19,7 @@ from lm_plugins.errors import InputTypeError, MaskValueError, UnsupportedOperato
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.batch_norm_folding import prepared
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.channels_last import is_everything
 from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.futures import afterwards
 from lm_plugins.masking.halo import run_with_halo
@@ -32,7 +33,6 @@ from lm_plugins.masking.opaque_code import (
     where_raised,
 )
 from lm_plugins.masking.options import MaskingOptions
-from lm_plugins.masking.positions import is_everything
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.verification import ModelState, verify

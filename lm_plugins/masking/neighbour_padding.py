@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_plugins.masking.positions import as_map, as_rows
+from lm_plugins.masking.channels_last import as_map, as_rows
 
 __all__ = ["FillPlan", "Plan", "Ring", "RingOfMap", "RingOfRows", "ZeroPlan", "Zeros", "fill"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lm_plugins.masking.geometry import Window
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.window import Window
 
 __all__ = ["Part", "are_cuts_of_same", "cut", "numbers_of", "on_its_own", "taken"]
 

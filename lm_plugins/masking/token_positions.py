@@ -11,40 +11,40 @@ from lm_plugins.masking.memo import Memo
 from lm_plugins.masking.part import numbers_of, taken
 from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["CONSTANT", "Places"]
+__all__ = ["CONSTANT", "TokenPositions"]
 
 #: The place of a value that belongs to no position: a class token, a register, padding. It is never hidden.
 CONSTANT = -1
 
 
-class Places(Memo):
+class TokenPositions(Memo):
     """The place of every value: a number of a position of a map, or `CONSTANT`. Immutable.
 
-    A layout operation on the values (a view, a permutation, a roll, a window partition) is done to the places as well.
-    So no rule ever has to guess what a dimension has come to mean, and values whose places are in order again are a map
+    A layout operation on the values (a view, a permutation, a roll, a window partition) is done to the positions as well.
+    So no rule ever has to guess what a dimension has come to mean, and values whose positions are in order again are a map
     again.
 
     Args:
-        numbers: int64, as many dimensions as the values; of size 1 along dimensions in which places do not vary. Position
+        numbers: int64, as many dimensions as the values; of size 1 along dimensions in which positions do not vary. Position
             ``(n, h, w)`` has the number ``(n * H + h) * W + w``.
         visibility: The regions of the map; the visible one counts.
-        whole: If hidden tokens were dropped from the values: the places as if they had not been. Otherwise None.
+        whole: If hidden tokens were dropped from the values: the positions as if they had not been. Otherwise None.
     """
 
-    def __init__(self, numbers: Tensor, visibility: Visibility, whole: "Places | None" = None) -> None:
+    def __init__(self, numbers: Tensor, visibility: Visibility, whole: "TokenPositions | None" = None) -> None:
         super().__init__()
         self.numbers = numbers
         self.visibility = visibility
         self.whole = whole
 
     @classmethod
-    def of_map(cls, visibility: Visibility, dims: Sequence[str], shape: Sequence[int]) -> "Places":
-        """The places of a map of `shape` whose dimensions mean `dims`; "h" and "w" are sides of blocks within it."""
+    def of_map(cls, visibility: Visibility, dims: Sequence[str], shape: Sequence[int]) -> "TokenPositions":
+        """The positions of a map of `shape` whose dimensions mean `dims`; "h" and "w" are sides of blocks within it."""
         if set(dims) - set("NCHhWw"):
             raise UnsupportedOperatorError(f"a map with dimensions {tuple(dims)} has no tokens")
         mask = visibility.visible
 
-        def make() -> "Places":
+        def make() -> "TokenPositions":
             origin, numbers = numbers_of(mask)
             order = [letter for letter in "NHhWw" if letter in dims]
             numbers = numbers.reshape([shape[dims.index(letter)] for letter in order])
@@ -53,7 +53,7 @@ class Places(Memo):
             return cls(compact(numbers), visibility.all_of(origin, visibility.is_image))
 
         sizes = tuple(size for size, letter in zip(shape, dims, strict=True) if letter != "C")
-        return mask.once(("places", tuple(dims), sizes, visibility.is_image, visibility.depth), make)
+        return mask.once(("positions", tuple(dims), sizes, visibility.is_image, visibility.depth), make)
 
     # ---- what is hidden --------------------------------------------------------------------------------------------
 
@@ -84,10 +84,10 @@ class Places(Memo):
         return self.once("is_constant", lambda: bool((self.numbers == CONSTANT).all()))
 
     def varies(self, dim: int) -> bool:
-        """Whether places differ along a dimension: whether it is one of tokens, not of channels."""
+        """Whether positions differ along a dimension: whether it is one of tokens, not of channels."""
         return self.numbers.shape[dim] > 1
 
-    def matches(self, other: "Places") -> bool:
+    def matches(self, other: "TokenPositions") -> bool:
         """Whether both place the same values alike, with the same of them hidden."""
         if self is other:
             return True
@@ -99,7 +99,7 @@ class Places(Memo):
     # ---- layout ----------------------------------------------------------------------------------------------------
 
     def laid_out(self, key: Hashable | None, shape: Sequence[int], operation: Callable[[Tensor], Any]) -> Any:
-        """The places after a layout operation on values of `shape`; a tuple if the operation returns several.
+        """The positions after a layout operation on values of `shape`; a tuple if the operation returns several.
 
         Args:
             key: Names the operation, so that it is done once for layers of one geometry; None: do not remember it.
@@ -110,17 +110,17 @@ class Places(Memo):
         def make() -> Any:
             result = operation(self.numbers.expand(*shape))
             if isinstance(result, Tensor):
-                return Places(compact(result), self.visibility)
-            return tuple(Places(compact(one), self.visibility) for one in result)
+                return TokenPositions(compact(result), self.visibility)
+            return tuple(TokenPositions(compact(one), self.visibility) for one in result)
 
         return self.once(None if key is None else (key, tuple(shape)), make)
 
-    def aligned(self, letters: str, target: str) -> "Places":
-        """The places with their dimensions, named by `letters`, in the order of `target`; missing ones do not vary."""
+    def aligned(self, letters: str, target: str) -> "TokenPositions":
+        """The positions with their dimensions, named by `letters`, in the order of `target`; missing ones do not vary."""
         if letters == target:
             return self
 
-        def make() -> "Places":
+        def make() -> "TokenPositions":
             kept = [letter for letter in letters if letter in target]
             numbers = self.numbers
             for dim in reversed(range(len(letters))):
@@ -131,14 +131,14 @@ class Places(Memo):
                 if letter not in kept:
                     numbers = numbers.unsqueeze(dim)
             whole = None if self.whole is None else self.whole.aligned(letters, target)
-            return Places(numbers, self.visibility, whole)
+            return TokenPositions(numbers, self.visibility, whole)
 
         return self.once(("aligned", letters, target), make)
 
     def as_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
         """The regions and the meaning of the dimensions of values of `shape`, if they are a map; otherwise None.
 
-        Either the map that the places are of, whole and in order, or a new one: windows of it that became images, or the
+        Either the map that the positions are of, whole and in order, or a new one: windows of it that became images, or the
         images repeated. Its last two dimensions, or those before the channels, are its sides.
         """
         return self.once(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
@@ -168,7 +168,7 @@ class Places(Memo):
             if self.varies(dims.index("C")) or not all(self.varies(dims.index(side)) for side in "HW"):
                 continue
             numbers = self.numbers.squeeze(dims.index("C"))
-            numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same places
+            numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same positions
             if _is_window(numbers, self.map_shape):
                 mask = taken(self.visibility.visible, numbers)
                 return self.visibility.all_of(mask), dims

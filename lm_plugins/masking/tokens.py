@@ -15,7 +15,7 @@ from torch import Tensor
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.options import MaskingOptions
-from lm_plugins.masking.token_positions import CONSTANT, Places
+from lm_plugins.masking.token_positions import CONSTANT, TokenPositions
 
 __all__ = ["MaskedTokens", "Sequence", "as_dropped", "dropped", "gathered", "restored", "sequence_of"]
 
@@ -23,107 +23,109 @@ __all__ = ["MaskedTokens", "Sequence", "as_dropped", "dropped", "gathered", "res
 class MaskedTokens(Carrier):
     """Values in any layout, with the place of each of them on the map that they come from.
 
-    Most carry one `Places`. Attention scores carry two, those of their queries and those of their keys; a value is
-    hidden if any of its places is. The invariant is that of maps: *values at hidden places are unspecified*.
+    Most carry one `TokenPositions`. Attention scores carry two, those of their queries and those of their keys; a value is
+    hidden if any of its positions is. The invariant is that of maps: *values at hidden positions are unspecified*.
 
     Args:
         values: Floating point, of any shape.
-        places: At least one; their dimensions are those of the values.
+        positions: At least one; their dimensions are those of the values.
     """
 
     is_tokens = True
-    places: tuple[Places, ...]
+    positions: tuple[TokenPositions, ...]
     _shape: torch.Size
 
-    def __new__(cls, values: Tensor, places: tuple[Places, ...]) -> MaskedTokens:
+    def __new__(cls, values: Tensor, positions: tuple[TokenPositions, ...]) -> MaskedTokens:
         """A carrier of the shape that the values have with all tokens."""
-        shape = values.shape if all(one.whole is None for one in places) else _whole_shape(values, places)
-        self: MaskedTokens = Carrier._of_shape(shape, cls, values, places[0].visibility.run)
+        shape = values.shape if all(one.whole is None for one in positions) else _whole_shape(values, positions)
+        self: MaskedTokens = Carrier._of_shape(shape, cls, values, positions[0].visibility.run)
         self._shape = shape
         self.values = values
-        self.places = places
+        self.positions = positions
         return self
 
     @classmethod
     def of_map(cls, activation: MaskedActivation) -> MaskedTokens:
         """The tokens of a map. What is computed but not visible becomes hidden, as at the end of a block."""
-        return cls(activation.values, (Places.of_map(activation.visibility, activation.dims, activation.shape),))
+        return cls(
+            activation.values, (TokenPositions.of_map(activation.visibility, activation.dims, activation.shape),)
+        )
 
     # ---- for rules -------------------------------------------------------------------------------------------------
 
     @property
     def options(self) -> MaskingOptions:
         """The semantics."""
-        return self.places[0].visibility.options
+        return self.positions[0].visibility.options
 
     @property
     def is_full(self) -> bool:
         """Whether nothing is hidden."""
-        return all(one.is_full for one in self.places)
+        return all(one.is_full for one in self.positions)
 
     def as_tokens(self) -> MaskedTokens:
         """Itself."""
         return self
 
-    def regions(self) -> tuple[Places, ...]:
-        """Its places."""
-        return self.places
+    def regions(self) -> tuple[TokenPositions, ...]:
+        """Its positions."""
+        return self.positions
 
     def take_over(self, other: MaskedTokens) -> None:
         """Become another, as a function that works in place asks for."""
-        self.values, self.places = other.values, other.places
+        self.values, self.positions = other.values, other.positions
 
     def is_channels(self, dim: int) -> bool:
-        """Whether no places vary along a dimension."""
+        """Whether no positions vary along a dimension."""
         return not self.varying(dim)
 
     def like(self, values: Tensor) -> MaskedTokens:
-        """The same places with other values; itself if a function worked in place."""
-        return self if values is self.values else MaskedTokens(values, self.places)
+        """The same positions with other values; itself if a function worked in place."""
+        return self if values is self.values else MaskedTokens(values, self.positions)
 
     def image_count(self) -> int:
         """Images in the batch of the map that the tokens come from."""
-        return self.places[0].map_shape[0]
+        return self.positions[0].map_shape[0]
 
-    def varying(self, dim: int) -> tuple[Places, ...]:
-        """The places that vary along a dimension: none if it is one of channels."""
-        return tuple(one for one in self.places if one.varies(dim))
+    def varying(self, dim: int) -> tuple[TokenPositions, ...]:
+        """The positions that vary along a dimension: none if it is one of channels."""
+        return tuple(one for one in self.positions if one.varies(dim))
 
-    def is_hidden(self, places: tuple[Places, ...] | None = None) -> Tensor:
-        """Bool that broadcasts to the values: hidden under any of `places`, by default of all."""
-        chosen = self.places if places is None else places
+    def is_hidden(self, positions: tuple[TokenPositions, ...] | None = None) -> Tensor:
+        """Bool that broadcasts to the values: hidden under any of `positions`, by default of all."""
+        chosen = self.positions if positions is None else positions
         result = chosen[0].hidden
         for one in chosen[1:]:
             result = result | one.hidden
         return result
 
-    def with_hidden(self, value: float, places: tuple[Places, ...] | None = None) -> Tensor:
-        """The values with `value` at hidden places; themselves if nothing is hidden."""
-        chosen = self.places if places is None else places
+    def with_hidden(self, value: float, positions: tuple[TokenPositions, ...] | None = None) -> Tensor:
+        """The values with `value` at hidden positions; themselves if nothing is hidden."""
+        chosen = self.positions if positions is None else positions
         if all(one.is_full for one in chosen):
             return self.values
         return self.values.masked_fill(self.is_hidden(chosen), value)
 
-    def settled(self) -> MaskedTokens | MaskedActivation | Tensor:
-        """The same in its simplest form: a map if places are in order, a tensor if none belongs to a position."""
-        places = tuple(one for one in self.places if not one.is_constant)
-        if not places:
+    def simplified(self) -> MaskedTokens | MaskedActivation | Tensor:
+        """The same in its simplest form: a map if positions are in order, a tensor if none belongs to a position."""
+        positions = tuple(one for one in self.positions if not one.is_constant)
+        if not positions:
             return self.values
-        if len(places) == 1 and places[0].whole is None:
-            found = places[0].as_map(self.shape)
+        if len(positions) == 1 and positions[0].whole is None:
+            found = positions[0].as_map(self.shape)
             if found is not None:
                 return MaskedActivation(self.values, *found)
-            kept = dropped(places[0]) if self.options.tokens == "drop" else None
+            kept = dropped(positions[0]) if self.options.tokens == "drop" else None
             if kept is not None:
                 return MaskedTokens(gathered(self.values, kept), (kept,))
-        return MaskedTokens(self.values, places)
+        return MaskedTokens(self.values, positions)
 
     # ---- dropped tokens --------------------------------------------------------------------------------------------
 
     @property
     def is_dropped(self) -> bool:
         """Whether hidden tokens were dropped from the values."""
-        return any(one.whole is not None for one in self.places)
+        return any(one.whole is not None for one in self.positions)
 
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
@@ -133,13 +135,13 @@ class MaskedTokens(Carrier):
     def whole(self) -> MaskedTokens:
         """The same with a value for every token again; what dropped tokens hold is unspecified (here zero)."""
         values = self.values
-        for one in self.places:
+        for one in self.positions:
             values = values if one.whole is None else restored(values, one)
-        return MaskedTokens(values, tuple(one.whole or one for one in self.places)) if self.is_dropped else self
+        return MaskedTokens(values, tuple(one.whole or one for one in self.positions)) if self.is_dropped else self
 
     def fitted(self, plain: Tensor) -> Tensor:
         """A tensor that broadcasts to the values: of one with an entry for every token, those of the kept ones."""
-        for one in self.places:
+        for one in self.positions:
             plain = plain if one.whole is None else gathered(plain, one)
         return plain
 
@@ -148,13 +150,13 @@ class MaskedTokens(Carrier):
         return self.whole().with_hidden(0.0)
 
     def __repr__(self) -> str:  # type: ignore[override]
-        maps = " and ".join("x".join(str(size) for size in one.map_shape) for one in self.places)
+        maps = " and ".join("x".join(str(size) for size in one.map_shape) for one in self.positions)
         return f"MaskedTokens(shape={tuple(self.shape)}, of maps (NxHxW) {maps}, dtype={self.dtype})"
 
 
-def _whole_shape(values: Tensor, places: tuple[Places, ...]) -> torch.Size:
+def _whole_shape(values: Tensor, positions: tuple[TokenPositions, ...]) -> torch.Size:
     shape = list(values.shape)
-    for one in places:
+    for one in positions:
         if one.whole is not None:
             sizes = zip(shape, one.whole.numbers.shape, strict=True)
             shape = [full if one.varies(dim) else size for dim, (size, full) in enumerate(sizes)]
@@ -177,71 +179,71 @@ class Sequence:
     prefix: int
 
 
-def sequence_of(places: Places) -> Sequence | None:
+def sequence_of(positions: TokenPositions) -> Sequence | None:
     """How tokens form a sequence; None if they do not, or not in order, or not all of them are there."""
 
     def find() -> Sequence | None:
-        _, h, w = places.map_shape
-        numbers = places.numbers
+        _, h, w = positions.map_shape
+        numbers = positions.numbers
         for dim in range(numbers.ndim):
             prefix = numbers.shape[dim] - h * w
-            if prefix < 0 or not places.varies(dim):
+            if prefix < 0 or not positions.varies(dim):
                 continue
-            constants, positions = numbers.narrow(dim, 0, prefix), numbers.narrow(dim, prefix, h * w)
+            constants, spatial = numbers.narrow(dim, 0, prefix), numbers.narrow(dim, prefix, h * w)
             steps = torch.arange(h * w, device=numbers.device).reshape(
                 [-1 if i == dim else 1 for i in range(numbers.ndim)]
             )
-            if bool((constants == CONSTANT).all()) and bool((positions % (h * w) == steps).all()):
-                is_one_image = (positions // (h * w) == positions.narrow(dim, 0, 1) // (h * w)).all()
-                if bool(is_one_image) and bool((positions >= 0).all()):
+            if bool((constants == CONSTANT).all()) and bool((spatial % (h * w) == steps).all()):
+                is_one_image = (spatial // (h * w) == spatial.narrow(dim, 0, 1) // (h * w)).all()
+                if bool(is_one_image) and bool((spatial >= 0).all()):
                     return Sequence(dim, prefix)
         return None
 
-    return places.once("sequence", find)
+    return positions.once("sequence", find)
 
 
-def dropped(places: Places) -> Places | None:
-    """The places of the tokens that stay: in every image, as many as the image with most visible ones has.
+def dropped(positions: TokenPositions) -> TokenPositions | None:
+    """The positions of the tokens that stay: in every image, as many as the image with most visible ones has.
 
     Where an image has fewer, hidden ones stay, which no attention uses as keys. None if the values are no flattened map
     in order, or nothing would be gained.
     """
-    return places.once("dropped", lambda: _dropped(places))
+    return positions.once("dropped", lambda: _dropped(positions))
 
 
-def _dropped(places: Places) -> Places | None:
-    n, h, w = places.map_shape
-    sequence = sequence_of(places)
-    if sequence is None or sequence.prefix or places.numbers.numel() != n * h * w or h * w <= 2:
+def _dropped(positions: TokenPositions) -> TokenPositions | None:
+    n, h, w = positions.map_shape
+    sequence = sequence_of(positions)
+    if sequence is None or sequence.prefix or positions.numbers.numel() != n * h * w or h * w <= 2:
         return None
-    hidden = places.hidden.movedim(sequence.dim, -1).reshape(n, h * w)
-    count = max(int((~hidden).sum(1).max()), 2)  # along a single one, places would not vary
+    hidden = positions.hidden.movedim(sequence.dim, -1).reshape(n, h * w)
+    count = max(int((~hidden).sum(1).max()), 2)  # along a single one, positions would not vary
     if count == h * w:
         return None
     index = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :count].sort(1).values  # (N, count)
-    shape = [1 if i == sequence.dim else size for i, size in enumerate(places.numbers.shape)]
+    shape = [1 if i == sequence.dim else size for i, size in enumerate(positions.numbers.shape)]
     index = index.reshape(*shape, count).movedim(-1, sequence.dim).squeeze(sequence.dim + 1)
-    return Places(places.numbers.gather(sequence.dim, index), places.visibility, whole=places)
+    return TokenPositions(positions.numbers.gather(sequence.dim, index), positions.visibility, whole=positions)
 
 
-def as_dropped(places: Places, like: Places) -> Places | None:
-    """Of a sequence of all tokens, the places of its constants and of those that stay in another; None if it is none."""
-    sequence, other = sequence_of(places), sequence_of(cast(Places, like.whole))
+def as_dropped(positions: TokenPositions, like: TokenPositions) -> TokenPositions | None:
+    """Of a sequence of all tokens, the positions of its constants and of those that stay in another; None if it is none."""
+    sequence, other = sequence_of(positions), sequence_of(cast(TokenPositions, like.whole))
     if sequence is None or other is None:
         return None
 
-    def make() -> Places:
-        constants = places.numbers.narrow(sequence.dim, 0, sequence.prefix)
+    def make() -> TokenPositions:
+        constants = positions.numbers.narrow(sequence.dim, 0, sequence.prefix)
         kept = like.numbers.narrow(other.dim, other.prefix, like.numbers.shape[other.dim] - other.prefix)
-        n = places.map_shape[0]
+        n = positions.map_shape[0]
         # Of every image, the positions that stay, where the sequence has its dimension for tokens.
-        index = kept.movedim(other.dim, -1).reshape(n, -1) % (places.map_shape[1] * places.map_shape[2])
-        spatial = places.numbers.narrow(
-            sequence.dim, sequence.prefix, places.numbers.shape[sequence.dim] - sequence.prefix
+        index = kept.movedim(other.dim, -1).reshape(n, -1) % (positions.map_shape[1] * positions.map_shape[2])
+        spatial = positions.numbers.narrow(
+            sequence.dim, sequence.prefix, positions.numbers.shape[sequence.dim] - sequence.prefix
         )
         shape = [1 if i == sequence.dim else size for i, size in enumerate(spatial.shape)]
         index = index.reshape(*shape, -1).movedim(-1, sequence.dim).squeeze(sequence.dim + 1)
-        return Places(
+        return TokenPositions(
             torch.cat(
                 [
                     constants.expand(*_but(index.shape, sequence.dim, sequence.prefix)),
@@ -249,26 +251,26 @@ def as_dropped(places: Places, like: Places) -> Places | None:
                 ],
                 sequence.dim,
             ),
-            places.visibility,
-            whole=places,
+            positions.visibility,
+            whole=positions,
         )
 
-    if places.numbers.numel() // places.numbers.shape[sequence.dim] != places.map_shape[0]:
+    if positions.numbers.numel() // positions.numbers.shape[sequence.dim] != positions.map_shape[0]:
         return None  # windows, or copies of images
-    return places.once(("as dropped", id(like)), lambda: (make(), like))[0]
+    return positions.once(("as dropped", id(like)), lambda: (make(), like))[0]
 
 
 def _but(shape: torch.Size, dim: int, size: int) -> list[int]:
     return [size if i == dim else other for i, other in enumerate(shape)]
 
 
-def gathered(values: Tensor, places: Places) -> Tensor:
+def gathered(values: Tensor, positions: TokenPositions) -> Tensor:
     """Of values with an entry for every token, those of the tokens that stay. Without such entries, as they are."""
-    sequence, numbers = cast(Sequence, sequence_of(cast(Places, places.whole))), places.numbers
+    sequence, numbers = cast(Sequence, sequence_of(cast(TokenPositions, positions.whole))), positions.numbers
     values = values[(None,) * (numbers.ndim - values.ndim)]
     if values.shape[sequence.dim] == 1:
         return values
-    index = _index(places, sequence)
+    index = _index(positions, sequence)
     shape = [
         index.shape[i] if i == sequence.dim else max(sizes)
         for i, sizes in enumerate(zip(values.shape, index.shape, strict=True))
@@ -277,24 +279,24 @@ def gathered(values: Tensor, places: Places) -> Tensor:
     return values.expand(source).gather(sequence.dim, index.expand(shape))
 
 
-def restored(values: Tensor, places: Places) -> Tensor:
+def restored(values: Tensor, positions: TokenPositions) -> Tensor:
     """Of values of the tokens that stay, some with an entry for every token: zero for the dropped ones."""
-    whole = cast(Places, places.whole)
+    whole = cast(TokenPositions, positions.whole)
     sequence = cast(Sequence, sequence_of(whole))  # only sequences are dropped from
     shape = list(values.shape)
     shape[sequence.dim] = whole.numbers.shape[sequence.dim]
-    index = _index(places, sequence).expand(values.shape)
+    index = _index(positions, sequence).expand(values.shape)
     return values.new_zeros(shape).scatter(sequence.dim, index, values)
 
 
-def _index(places: Places, sequence: Sequence) -> Tensor:
-    """Where the tokens that stay stood, int64 of the shape of ``places.numbers``."""
+def _index(positions: TokenPositions, sequence: Sequence) -> Tensor:
+    """Where the tokens that stay stood, int64 of the shape of ``positions.numbers``."""
 
     def make() -> Tensor:
-        numbers = places.numbers
-        _, h, w = places.map_shape
+        numbers = positions.numbers
+        _, h, w = positions.map_shape
         steps = torch.arange(numbers.shape[sequence.dim], device=numbers.device)
         steps = steps.reshape([-1 if i == sequence.dim else 1 for i in range(numbers.ndim)])
         return torch.where(numbers == CONSTANT, steps, numbers % (h * w) + sequence.prefix)
 
-    return places.once("index", make)
+    return positions.once("index", make)

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lm_plugins.masking.geometry import Pair, Resizing, Window
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import FillPlan, Plan, ZeroPlan
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.part import cut, on_its_own
-from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.run import Run
-from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["Visibility"]
 

@@ -61,6 +61,10 @@ def test_transforms_of_torchvision_are_not_skipped(body, x):
     torch.testing.assert_close(got, lm.LayerMasked(plain.eval())(by_hand, VISIBLE))
 
 
+#: Of these, an error says what has no rule.
+REFUSED = (v2.Resize,)
+
+
 @pytest.mark.parametrize(
     ("transform", "change"),
     [
@@ -79,8 +83,8 @@ def test_other_transforms_act_or_say_that_they_cannot(transform, change, body, x
     model = nn.Sequential(transform, plain).eval()
     try:
         got = run_masked(model, x, VISIBLE, lm.MaskingOptions())
-    except errors.UnsupportedOperatorError as error:
-        assert "no masking rule" in str(error) or "masked" in str(error)
+    except errors.UnsupportedOperatorError:
+        assert isinstance(transform, REFUSED)
         return
     everything = torch.ones_like(VISIBLE)
     torch.testing.assert_close(run_masked(model, x, everything, lm.MaskingOptions()), plain(change(x)))
@@ -171,9 +175,8 @@ def test_what_is_written_arrives_or_is_refused(name, options, with_gradients, bo
         try:
             # Without the check: the engine itself has to be right.
             got = answer(body, write, x, options=options, verify=False)
-        except errors.UnsupportedOperatorError as error:
+        except errors.UnsupportedOperatorError:
             assert name in ("flattened, multiplied", "a part, zeroed")
-            assert "writes into" in str(error) or "no masking rule" in str(error)
             return
         torch.testing.assert_close(got, answer(body, expected, x, options=options))
 
@@ -262,7 +265,7 @@ def test_operators_of_extensions_are_refused(body, x):
     try:
         library.define("twice(Tensor x) -> Tensor")
         library.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
-        with pytest.raises(errors.UnsupportedOperatorError, match="lm_plugins_test.*twice"):
+        with pytest.raises(errors.UnsupportedOperatorError, match=r"lm_plugins_test.*twice"):
             answer(body, torch.ops.lm_plugins_test.twice, x)
     finally:
         library._destroy()
@@ -276,7 +279,7 @@ def test_operators_of_extensions_are_refused(body, x):
 )
 def test_a_layer_that_trains_within_a_function_is_refused(layer, body, x):
     model = Code(body, lambda y: layer(y)).eval()
-    with pytest.raises(errors.UnsupportedOperatorError, match="training=True.*eval"):
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"training=True.*eval"):
         lm.LayerMasked(model, verify=False)(x, VISIBLE)
     with pytest.raises(errors.LMPluginsError):
         lm.LayerMasked(model)(x, VISIBLE)

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lm_plugins.masking import Mask, Window
-from lm_plugins.masking.resizing import Resizing
+from lm_plugins.masking.geometry import Resizing
 from tests.references import windows
 
 

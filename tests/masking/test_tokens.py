@@ -1,4 +1,4 @@
-"""Tokens: places follow the values through every layout, and lead back to maps."""
+"""Tokens: positions follow the values through every layout, and lead back to maps."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_places_follow_the_values(name, options):
         assert one.shape == one.size() == values.shape
         assert one.numel() == values.numel()
         whole = one.whole()
-        assert torch.equal(whole.places[0].numbers.expand(values.shape), values.long())
+        assert torch.equal(whole.positions[0].numbers.expand(values.shape), values.long())
         hidden = ~samples.region(N, H, W, density=0.4).flatten()[values.long()]
         assert torch.equal(whole.is_hidden().expand(values.shape), hidden)
         assert torch.equal(whole.with_hidden(-5.0), values.masked_fill(hidden, -5.0))
@@ -132,7 +132,7 @@ def test_class_tokens_and_position_embeddings(options):
     assert tokens.shape == expected.shape
     hidden = F.pad(~samples.region(N, H, W, density=0.4).flatten(1), (2, 0))[..., None]
     assert torch.equal(tokens.whole().with_hidden(0.0), expected.masked_fill(hidden, 0.0))
-    assert bool((tokens.whole().places[0].numbers[:, :2] == CONSTANT).all())
+    assert bool((tokens.whole().positions[0].numbers[:, :2] == CONSTANT).all())
     bare = tokens[:, 2:] + embedding[:, 2:]
     assert torch.equal(
         bare.whole().with_hidden(0.0), (expected[:, 2:] + embedding[:, 2:]).masked_fill(hidden[:, 2:], 0)
@@ -210,7 +210,7 @@ def test_in_place():
     assert bool((tokens.values[:, :2] == 0).all())
     tokens[:, 2:4] = tokens[:, 4:6]
     assert torch.equal(tokens.with_hidden(0.0)[:, 2:4], tokens.with_hidden(0.0)[:, 4:6])
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="other places"):
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="other positions"):
         tokens[:, :, :2] = tokens[:, :, 2:4]
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="into an ordinary tensor"):
         torch.zeros(N, C, H * W).double().add_(tokens)

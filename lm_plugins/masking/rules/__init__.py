@@ -4,39 +4,31 @@ Those for maps come first; the ones named after tokens, and attention, act on `l
 """
 
 from lm_plugins.masking.rules import (
+    arithmetic,
     attention,
     convolution,
-    extrema,
-    head,
     layout,
     linear,
-    merge,
     normalization,
     pointwise,
     pooling,
     queries,
+    reductions,
     resizing,
-    statistics,
     token_layout,
-    token_merge,
-    token_pooling,
 )
 
 __all__ = [
+    "arithmetic",
     "attention",
     "convolution",
-    "extrema",
-    "head",
     "layout",
     "linear",
-    "merge",
     "normalization",
     "pointwise",
     "pooling",
     "queries",
+    "reductions",
     "resizing",
-    "statistics",
     "token_layout",
-    "token_merge",
-    "token_pooling",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, register_rule, spellings
-from lm_plugins.masking.token_positions import Places
+from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens, gathered
 
 __all__: list[str] = []
@@ -66,18 +66,20 @@ def contracted(
     if len({one.is_dropped for one in operands if isinstance(one, MaskedTokens)}) > 1:
         operands = tuple(one.whole() if isinstance(one, MaskedTokens) else one for one in operands)  # type: ignore[assignment]
     values, kept = [], []
-    gone: list[list[Places]] = []
+    gone: list[list[TokenPositions]] = []
     for one, letters in zip(operands, axes, strict=True):
         if not isinstance(one, MaskedTokens):
             values.append(one)
             gone.append([])
             continue
         over = tuple(
-            places for places in one.places if any(places.varies(letters.index(x)) for x in summed & set(letters))
+            positions
+            for positions in one.positions
+            if any(positions.varies(letters.index(x)) for x in summed & set(letters))
         )
         values.append(one.with_hidden(0.0, over) if over else one.values)
-        gone.append([places.aligned(letters, every) for places in over])
-        kept += [places.aligned(letters, target) for places in one.places if places not in over]
+        gone.append([positions.aligned(letters, every) for positions in over])
+        kept += [positions.aligned(letters, target) for positions in one.positions if positions not in over]
     if [] in gone and gone != [[], []]:
         raise UnsupportedOperatorError(
             f"{name} of {_described(operands[0])} and {_described(operands[1])} sums over tokens with weights that belong to "
@@ -88,11 +90,11 @@ def contracted(
             f"{name} of {_described(operands[0])} and {_described(operands[1])} sums over different tokens"
         )
     result = product(values[0], values[1])
-    distinct: list[Places] = []
-    for places in kept:
-        if not any(places.matches(one) for one in distinct):
-            distinct.append(places)
-    return MaskedTokens(result, tuple(distinct)).settled() if distinct else result
+    distinct: list[TokenPositions] = []
+    for positions in kept:
+        if not any(positions.matches(one) for one in distinct):
+            distinct.append(positions)
+    return MaskedTokens(result, tuple(distinct)).simplified() if distinct else result
 
 
 def _described(value: Any) -> str:
@@ -160,9 +162,9 @@ def scaled_dot_product_attention(
             "torch.nn.functional.scaled_dot_product_attention is masked for keys and values of the same tokens only; got "
             f"query {_described(query)}, key {_described(key)}, value {_described(value)}"
         )
-    places = query.places if isinstance(query, MaskedTokens) else ()
+    positions = query.positions if isinstance(query, MaskedTokens) else ()
     if attn_mask is not None:
-        attn_mask = _bias(attn_mask, places, keys)
+        attn_mask = _bias(attn_mask, positions, keys)
     k, v = (
         one.with_hidden(0.0, keys) if isinstance(one, MaskedTokens) and keys else _values(one) for one in (key, value)
     )
@@ -174,7 +176,7 @@ def scaled_dot_product_attention(
         _values(query), k, v, attn_mask, scale=scale, **({"enable_gqa": True} if enable_gqa else {})
     )
     result = result if empty is None else result.masked_fill(empty, 0.0)
-    return MaskedTokens(result, places).settled() if places else result
+    return MaskedTokens(result, positions).simplified() if positions else result
 
 
 def _with_keys(attn_mask: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,18 +195,20 @@ def _values(one: Any) -> Tensor:
     return result
 
 
-def _transposed(places: Places) -> Places:
-    """The places of keys as those of the columns of scores."""
-    whole = None if places.whole is None else _transposed(places.whole)
-    return places.once("transposed", lambda: Places(places.numbers.transpose(-2, -1), places.visibility, whole))
+def _transposed(positions: TokenPositions) -> TokenPositions:
+    """The positions of keys as those of the columns of scores."""
+    whole = None if positions.whole is None else _transposed(positions.whole)
+    return positions.once(
+        "transposed", lambda: TokenPositions(positions.numbers.transpose(-2, -1), positions.visibility, whole)
+    )
 
 
-def _bias(bias: Any, queries: tuple[Places, ...], keys: tuple[Places, ...]) -> Tensor:
+def _bias(bias: Any, queries: tuple[TokenPositions, ...], keys: tuple[TokenPositions, ...]) -> Tensor:
     """The values of a bias of scores, of the kept queries and keys alone."""
     of_scores = (*queries, *(_transposed(one) for one in keys))
     if isinstance(bias, MaskedTokens):
         bias = bias.whole()
-        if not all(any((known.whole or known).matches(one) for known in of_scores) for one in bias.places):
+        if not all(any((known.whole or known).matches(one) for known in of_scores) for one in bias.positions):
             raise UnsupportedOperatorError(
                 "torch.nn.functional.scaled_dot_product_attention with a mask of other tokens than queries and keys"
             )

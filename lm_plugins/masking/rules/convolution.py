@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation, PaddedActivation
+from lm_plugins.masking.geometry import Pair, Window
 from lm_plugins.masking.registry import register_rule
-from lm_plugins.masking.rules.folding import FOLDED
-from lm_plugins.masking.window import Pair, Window
+from lm_plugins.masking.rules.layout import FOLDED
 
 __all__ = ["pair"]
 
@@ -63,7 +63,7 @@ def conv2d(
 
 
 def _rescaled(sums: MaskedActivation, rescaling: Tensor, bias: Tensor | None) -> MaskedActivation:
-    values = (sums.values * sums.spread(rescaling)).to(sums.dtype)
+    values = (sums.values * sums.broadcast(rescaling)).to(sums.dtype)
     return sums.like(values if bias is None else values + bias[:, None, None])
 
 

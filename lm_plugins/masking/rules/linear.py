@@ -22,7 +22,7 @@ def linear(input: Carrier, weight: Tensor, bias: Tensor | None = None) -> Any:
     # Of weights without gradients and values in another order, torch makes a product for each image: several times as slow.
     is_reordered = isinstance(input, MaskedTokens) and (input.is_dropped or not input.is_full)
     values = input.values.contiguous() if is_reordered else input.values
-    return input.like(F.linear(values, weight, bias)).settled()
+    return input.like(F.linear(values, weight, bias)).simplified()
 
 
 @register_rule(F.conv2d, tokens=True)
@@ -37,7 +37,7 @@ def conv2d_of_tokens(
 ) -> Any:
     """Act on the channels of every token: a 1x1 convolution in whatever layout. Patches in the channels are merged first."""
     channels = with_channels("torch.nn.functional.conv2d", input, [1])
-    settled = channels.settled()
+    settled = channels.simplified()
     if isinstance(settled, MaskedActivation) and settled.dims == NCHW:
         return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)
     is_pointwise = (

@@ -49,7 +49,7 @@ def layer_norm(
 ) -> Any:
     """Normalize the channels of every position; a patch of positions in the channels becomes one position first."""
     input = with_channels("torch.nn.functional.layer_norm", input, range(-len(normalized_shape), 0))
-    return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps)).settled()
+    return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps)).simplified()
 
 
 @register_rule(F.rms_norm, both=True)
@@ -58,7 +58,7 @@ def rms_norm(
 ) -> Any:
     """Normalize the channels of every position by their root mean square; patches in them are merged first."""
     input = with_channels("torch.nn.functional.rms_norm", input, range(-len(normalized_shape), 0))
-    return input.like(F.rms_norm(input.values, normalized_shape, weight, eps)).settled()
+    return input.like(F.rms_norm(input.values, normalized_shape, weight, eps)).simplified()
 
 
 @register_rule(F.normalize, both=True)
@@ -69,13 +69,13 @@ def normalize(
     dims = [dim] if isinstance(dim, int) else list(dim)
     values = input.values
     if isinstance(input, MaskedTokens):
-        over = tuple(one for one in input.places if any(one.varies(i) for i in dims))
+        over = tuple(one for one in input.positions if any(one.varies(i) for i in dims))
         values = input.with_hidden(0.0, over) if over else values
     elif not all(input.is_channels(one) for one in dims):
         raise UnsupportedOperatorError(
             f"torch.nn.functional.normalize along dim={dim} of {input!r}: it is masked along channels only"
         )
-    return input.like(F.normalize(values, p, dim, eps)).settled()  # type: ignore[arg-type]
+    return input.like(F.normalize(values, p, dim, eps)).simplified()  # type: ignore[arg-type]
 
 
 @register_rule(F.group_norm)
@@ -104,7 +104,7 @@ def group_norm_of_tokens(
     eps: float = 1e-5,
 ) -> MaskedTokens:
     """Normalize each group of channels with the mean and variance of its visible tokens."""
-    if not input.is_channels(1) or len(input.places) != 1 or input.image_count() != input.shape[0]:
+    if not input.is_channels(1) or len(input.positions) != 1 or input.image_count() != input.shape[0]:
         raise UnsupportedOperatorError(f"torch.nn.functional.group_norm of {input!r} is masked for (N, C, ...) only")
     if input.is_full:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))

@@ -10,10 +10,10 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.geometry import Window
 from lm_plugins.masking.neighbour_padding import fill
-from lm_plugins.masking.token_positions import Places
+from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens
-from lm_plugins.masking.window import Window
 
 __all__ = ["merged_patches", "with_channels"]
 
@@ -61,37 +61,37 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
         f"the dimension {dim % input.ndim} of {input!r} mixes positions that are no patch of the map, hidden and visible "
         "ones; that has no masked meaning"
     )
-    if len(input.places) != 1:
+    if len(input.positions) != 1:
         raise refusal
     input = input.whole()
-    places = input.places[0]
-    merged = places.once(("patches", dim % input.ndim), lambda: _merged(places, dim))
+    positions = input.positions[0]
+    merged = positions.once(("patches", dim % input.ndim), lambda: _merged(positions, dim))
     if merged is None:
         raise refusal
     new, window = merged
     values = input.values
-    plan, rings = places.visibility.padding_for(window)
+    plan, rings = positions.visibility.padding_for(window)
     if rings:
-        order = places.once(("order", tuple(input.shape)), lambda: _order(places, input.shape))
-        if values.numel() % places.visibility.visible.positions.numel():
+        order = positions.once(("order", tuple(input.shape)), lambda: _order(positions, input.shape))
+        if values.numel() % positions.visibility.visible.positions.numel():
             raise refusal
-        n, h, w = places.map_shape
+        n, h, w = positions.map_shape
         as_map = values.flatten()[order].reshape(n, h, w, -1).permute(0, 3, 1, 2)
         filled = fill(as_map, plan, rings, in_place=False).permute(0, 2, 3, 1).flatten()
         values = torch.empty_like(filled).scatter(0, order, filled).reshape(input.shape)
-    return MaskedTokens(values, (new,)).settled()  # type: ignore[return-value]
+    return MaskedTokens(values, (new,)).simplified()  # type: ignore[return-value]
 
 
-def _order(places: Places, shape: Sequence[int]) -> Tensor:
+def _order(positions: TokenPositions, shape: Sequence[int]) -> Tensor:
     """What brings values of `shape` into the order of the map, channels last."""
-    return places.numbers.expand(*shape).flatten().argsort(stable=True)
+    return positions.numbers.expand(*shape).flatten().argsort(stable=True)
 
 
-def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
-    n, h, w = places.map_shape
-    numbers = places.numbers.movedim(dim, -1)
+def _merged(positions: TokenPositions, dim: int) -> tuple[TokenPositions, Window] | None:
+    n, h, w = positions.map_shape
+    numbers = positions.numbers.movedim(dim, -1)
     counts = (
-        numbers.flatten().bincount(minlength=places.visibility.visible.positions.numel())
+        numbers.flatten().bincount(minlength=positions.visibility.visible.positions.numel())
         if numbers.min() >= 0
         else None
     )
@@ -110,5 +110,5 @@ def _merged(places: Places, dim: int) -> tuple[Places, Window] | None:
     if not is_whole:
         return None
     window = Window((kernel[0], kernel[1]), (kernel[0], kernel[1]), (0, 0, 0, 0), (1, 1))
-    after = places.visibility.after_convolution(window).settled
-    return Places(patch[..., :1].movedim(-1, dim), after), window
+    after = positions.visibility.after_convolution(window).settled
+    return TokenPositions(patch[..., :1].movedim(-1, dim), after), window

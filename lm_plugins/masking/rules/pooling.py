@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.geometry import Pair, Window
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.neighbour_padding import fill
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.convolution import pair
-from lm_plugins.masking.window import Pair, Window
 
 __all__ = ["precision"]
 
@@ -81,7 +81,7 @@ def _without_infinity(maxima: Tensor, anything: Mask) -> Tensor:
     """Maxima with 0 for those of nothing."""
     if anything.is_full:
         return maxima
-    return anything.filled(maxima, 0.0, in_place=not torch.is_grad_enabled())
+    return anything.overwritten(maxima, 0.0, in_place=not torch.is_grad_enabled())
 
 
 @register_rule(*spellings("max_pool2d"))

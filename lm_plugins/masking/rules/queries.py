@@ -69,7 +69,7 @@ for _name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"):
 
 def _of_all(input: Carrier, gradient: Tensor | None) -> Tensor | None:
     if isinstance(input, MaskedTokens) and gradient is not None:
-        for one in input.places:
+        for one in input.positions:
             gradient = gradient if one.whole is None else restored(gradient, one)
     return gradient
 
@@ -80,7 +80,7 @@ def register_hook(input: Carrier, hook: Callable[[Tensor], Tensor | None]) -> An
     def call(gradient: Tensor) -> Tensor | None:
         changed = hook(_of_all(input, gradient))  # type: ignore[arg-type]
         if isinstance(input, MaskedTokens) and changed is not None:
-            for one in input.places:
+            for one in input.positions:
                 changed = changed if one.whole is None else gathered(changed, one)
         return changed
 

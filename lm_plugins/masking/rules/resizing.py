@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.geometry import Resizing, Window
 from lm_plugins.masking.registry import register_rule, spellings
-from lm_plugins.masking.resizing import Resizing
 from lm_plugins.masking.rules.pooling import adaptive_avg_pool2d, precision
-from lm_plugins.masking.window import Window
 
 __all__: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Layouts of tokens: whatever moves the values moves their places alike."""
+"""Layouts of tokens: whatever moves the values moves their positions alike."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
-from lm_plugins.masking.token_positions import CONSTANT, Places, compact
+from lm_plugins.masking.token_positions import CONSTANT, TokenPositions, compact
 from lm_plugins.masking.tokens import MaskedTokens, as_dropped, gathered, sequence_of
 from lm_plugins.masking.torch_functions import properties
 
@@ -38,29 +38,29 @@ def _lay_out(function: Callable[..., Any], input: MaskedTokens, args: Any, kwarg
     if input.is_dropped:
         return _lay_out_dropped(function, input, args, kwargs)
     values = function(input.values, *args, **kwargs)
-    places = _places_after(function, input.places, input.shape, args, kwargs)
+    positions = _positions_after(function, input.positions, input.shape, args, kwargs)
     if isinstance(values, Tensor):
-        return MaskedTokens(values, tuple(places)).settled()
+        return MaskedTokens(values, tuple(positions)).simplified()
     return tuple(
-        MaskedTokens(one, of_one).settled() for one, of_one in zip(values, zip(*places, strict=True), strict=True)
+        MaskedTokens(one, of_one).simplified() for one, of_one in zip(values, zip(*positions, strict=True), strict=True)
     )
 
 
-def _places_after(function: Callable[..., Any], places: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
+def _positions_after(function: Callable[..., Any], positions: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
     key = _key(function, args, kwargs)
-    return [one.laid_out(key, shape, lambda numbers: function(numbers, *args, **kwargs)) for one in places]
+    return [one.laid_out(key, shape, lambda numbers: function(numbers, *args, **kwargs)) for one in positions]
 
 
 def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any) -> Any:
     """Where the full sequence stays one in order, do with the kept tokens what the model does with all."""
-    whole = [one.whole or one for one in input.places]
-    after = _places_after(function, whole, input.shape, args, kwargs)
-    stay = _is_in_order(input.places, after)
+    whole = [one.whole or one for one in input.positions]
+    after = _positions_after(function, whole, input.shape, args, kwargs)
+    stay = _is_in_order(input.positions, after)
     if not stay:
         return _lay_out(function, input.whole(), args, kwargs)
     if function.__name__ in (*_RESHAPES, "expand"):
         shape = list(function(torch.empty(input.shape, device="meta"), *args, **kwargs).shape)
-        for one, of_whole in zip(input.places, after, strict=True):
+        for one, of_whole in zip(input.positions, after, strict=True):
             if one.whole is not None:
                 before, now = sequence_of(one.whole), sequence_of(of_whole)
                 shape[now.dim] = one.numbers.shape[before.dim]  # type: ignore[union-attr]
@@ -72,24 +72,24 @@ def _lay_out_dropped(function: Callable[..., Any], input: MaskedTokens, args: An
     if function.__name__ in _CUTS:
         return _cut_dropped(function, input, args, kwargs, after)
     values = function(input.values, *args, **kwargs)
-    places = _places_after(function, input.places, input.values.shape, args, kwargs)
+    positions = _positions_after(function, input.positions, input.values.shape, args, kwargs)
     if isinstance(values, Tensor):
-        return MaskedTokens(values, _beside(input.places, places, after)).settled()
-    parts = zip(values, zip(*places, strict=True), zip(*after, strict=True), strict=True)
-    return tuple(MaskedTokens(one, _beside(input.places, kept, full)).settled() for one, kept, full in parts)
+        return MaskedTokens(values, _beside(input.positions, positions, after)).simplified()
+    parts = zip(values, zip(*positions, strict=True), zip(*after, strict=True), strict=True)
+    return tuple(MaskedTokens(one, _beside(input.positions, kept, full)).simplified() for one, kept, full in parts)
 
 
 def _cut_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, kwargs: Any, after: Any) -> Any:
     """Cut a sequence of which tokens were dropped: where numbers of tokens count from the first or the last of all."""
-    is_single = isinstance(after[0], Places)
+    is_single = isinstance(after[0], TokenPositions)
     full_of = [after] if is_single else list(zip(*after, strict=True))
     try:
         values = function(input.values, *args, **kwargs)
-        places = _places_after(function, input.places, input.values.shape, args, kwargs)
+        positions = _positions_after(function, input.positions, input.values.shape, args, kwargs)
         found = (values,) if is_single else tuple(values)
-        kept_of: list[Any] = [places] if is_single else list(zip(*places, strict=True))
+        kept_of: list[Any] = [positions] if is_single else list(zip(*positions, strict=True))
         is_right = len(found) == len(full_of) and all(
-            _as_expected(input.places, kept, full) for kept, full in zip(kept_of, full_of, strict=True)
+            _as_expected(input.positions, kept, full) for kept, full in zip(kept_of, full_of, strict=True)
         )
     except (IndexError, RuntimeError, ValueError):
         is_right = False
@@ -100,22 +100,24 @@ def _cut_dropped(function: Callable[..., Any], input: MaskedTokens, args: Any, k
     parts = []
     for one, kept, full in zip(found, kept_of, full_of, strict=True):
         if kept is not None:
-            parts.append(MaskedTokens(one, _beside(input.places, kept, full)).settled())
+            parts.append(MaskedTokens(one, _beside(input.positions, kept, full)).simplified())
             continue
         shortened = [
             now if before.whole is None or now.is_constant else as_dropped(now, before)
-            for before, now in zip(input.places, full, strict=True)
+            for before, now in zip(input.positions, full, strict=True)
         ]
         if any(now is None for now in shortened):
-            parts.append(MaskedTokens(one, tuple(full)).settled())
+            parts.append(MaskedTokens(one, tuple(full)).simplified())
             continue
         for now in shortened:
             one = one if now is None or now.whole is None else gathered(one, now)
-        parts.append(MaskedTokens(one, tuple(shortened)).settled())  # type: ignore[arg-type]
+        parts.append(MaskedTokens(one, tuple(shortened)).simplified())  # type: ignore[arg-type]
     return parts[0] if is_single else tuple(parts)
 
 
-def _as_expected(before: Sequence[Places], kept: Sequence[Places], full: Sequence[Places]) -> bool:
+def _as_expected(
+    before: Sequence[TokenPositions], kept: Sequence[TokenPositions], full: Sequence[TokenPositions]
+) -> bool:
     """Whether cutting the kept tokens has left those that stay of all tokens that the cut leaves."""
     for one, now, whole in zip(before, kept, full, strict=True):
         if one.whole is None:
@@ -130,18 +132,20 @@ def _as_expected(before: Sequence[Places], kept: Sequence[Places], full: Sequenc
     return True
 
 
-def _is_in_order(places: Sequence[Places], after: Sequence[Any]) -> bool:
+def _is_in_order(positions: Sequence[TokenPositions], after: Sequence[Any]) -> bool:
     return all(
         one.whole is None
         or all(part.is_constant or sequence_of(part) for part in (full if isinstance(full, tuple) else (full,)))
-        for one, full in zip(places, after, strict=True)
+        for one, full in zip(positions, after, strict=True)
     )
 
 
-def _beside(places: Sequence[Places], kept: Sequence[Places], after: Sequence[Places]) -> tuple[Places, ...]:
+def _beside(
+    positions: Sequence[TokenPositions], kept: Sequence[TokenPositions], after: Sequence[TokenPositions]
+) -> tuple[TokenPositions, ...]:
     return tuple(
-        now if one.whole is None or now.is_constant else Places(now.numbers, now.visibility, full)
-        for one, now, full in zip(places, kept, after, strict=True)
+        now if one.whole is None or now.is_constant else TokenPositions(now.numbers, now.visibility, full)
+        for one, now, full in zip(positions, kept, after, strict=True)
     )
 
 
@@ -154,7 +158,7 @@ def _check_input(function: Callable[..., Any], input: Any) -> None:
 
 def _move(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: MaskedTokens, *args: Any, **kwargs: Any) -> Any:
-        """Move values, and their places alike."""
+        """Move values, and their positions alike."""
         _check_input(function, input)
         return _lay_out(function, input, args, kwargs)
 
@@ -165,12 +169,14 @@ def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
     name = function.__name__
 
     def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Merge and split dimensions, of values and of their places alike."""
+        """Merge and split dimensions, of values and of their positions alike."""
         if args and isinstance(args[0], torch.dtype):
             raise UnsupportedOperatorError("no masking rule for torch.Tensor.view(dtype)")
         if name.endswith("_as"):
             return input.reshape((args[0] if args else kwargs["other"]).shape)
-        if name == "view":  # what is a view of the values need not be one of their places, nor of another memory format
+        if (
+            name == "view"
+        ):  # what is a view of the values need not be one of their positions, nor of another memory format
             return input.reshape(*(args or (kwargs["size"],)))
         _check_input(function, input)
         return _lay_out(function, input, args, kwargs)
@@ -194,20 +200,20 @@ def expand_as(input: Tensor | MaskedTokens, other: Tensor | MaskedTokens) -> Any
     return input.expand(other.shape)
 
 
-def _same_places(some: Sequence[Places], others: Sequence[Places]) -> bool:
+def _same_positions(some: Sequence[TokenPositions], others: Sequence[TokenPositions]) -> bool:
     return len(some) == len(others) and all(any(one.matches(other) for other in others) for one in some)
 
 
 @register_rule(torch.Tensor.__setitem__, tokens=True)
 def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
-    """Overwrite a part, by tokens of the same places or by constants."""
+    """Overwrite a part, by tokens of the same positions or by constants."""
     if not isinstance(input, MaskedTokens):
         raise UnsupportedOperatorError("torch.Tensor.__setitem__ would write tokens into an ordinary tensor")
     if input.is_dropped and not _holds_tensor(index):
         part = _lay_out(torch.Tensor.__getitem__, input, (index,), {})
         values = part.values if isinstance(part, Carrier) else part
         is_same = not isinstance(value, MaskedTokens) or (
-            isinstance(part, MaskedTokens) and _same_places(part.places, value.places)
+            isinstance(part, MaskedTokens) and _same_positions(part.positions, value.positions)
         )
         if is_same and values.untyped_storage().data_ptr() == input.values.untyped_storage().data_ptr():
             values[...] = value.values if isinstance(value, MaskedTokens) else value
@@ -215,10 +221,10 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
     if isinstance(value, MaskedTokens):
         input.take_over(input.whole())
         value = value.whole()
-        part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.places]
-        if not _same_places(part, value.places):
+        part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.positions]
+        if not _same_positions(part, value.positions):
             raise UnsupportedOperatorError(
-                f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other places"
+                f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other positions"
             )
         value = value.values
     input.take_over(input.whole())
@@ -247,16 +253,16 @@ def data(input: MaskedTokens, owner: Any = None) -> MaskedTokens:
 def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad with constants, which are always visible."""
     input = input.whole()
-    if mode != "constant" or len(input.places) != 1:
+    if mode != "constant" or len(input.positions) != 1:
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} with mode={mode!r}")
-    # Along channels, places do not vary, and shall not.
+    # Along channels, positions do not vary, and shall not.
     amounts = [
-        amount if input.places[0].varies(input.ndim - 1 - i // 2) else 0
+        amount if input.positions[0].varies(input.ndim - 1 - i // 2) else 0
         for i, amount in enumerate(int(one) for one in pad)
     ]
-    numbers = F.pad(input.places[0].numbers, amounts, value=CONSTANT)
-    places = Places(numbers, input.places[0].visibility)
-    return MaskedTokens(F.pad(input.values, tuple(pad), mode, value), (places,)).settled()
+    numbers = F.pad(input.positions[0].numbers, amounts, value=CONSTANT)
+    positions = TokenPositions(numbers, input.positions[0].visibility)
+    return MaskedTokens(F.pad(input.values, tuple(pad), mode, value), (positions,)).simplified()
 
 
 # ---- putting together ------------------------------------------------------------------------------------------------
@@ -268,10 +274,10 @@ def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     carriers = [one for one in tensors if isinstance(one, MaskedTokens)]
     first = carriers[0]
     dim %= first.ndim
-    masks = {id(one.places[0].visibility.visible) for one in carriers}
-    if len(masks) > 1 or any(len(one.places) > 1 for one in carriers):
+    masks = {id(one.positions[0].visibility.visible) for one in carriers}
+    if len(masks) > 1 or any(len(one.positions) > 1 for one in carriers):
         raise UnsupportedOperatorError(f"torch.cat of tokens of different maps: {carriers}")
-    of = [one.places[0] if isinstance(one, MaskedTokens) else None for one in tensors]
+    of = [one.positions[0] if isinstance(one, MaskedTokens) else None for one in tensors]
     if _is_along_channels(of, dim):
         return _cat_channels(tensors, carriers, dim)
     if first.is_dropped:
@@ -282,15 +288,15 @@ def cat(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any:
     elif any(one.is_dropped for one in carriers):
         return cat([one.whole() if isinstance(one, MaskedTokens) else one for one in tensors], dim)
     values = [one.values if isinstance(one, Carrier) else one for one in tensors]
-    places = _joined(of, [one.shape for one in values], dim)
+    positions = _joined(of, [one.shape for one in values], dim)
     if first.is_dropped:
-        places = Places(places.numbers, places.visibility, full)
-    return MaskedTokens(torch.cat(values, dim), (places,)).settled()
+        positions = TokenPositions(positions.numbers, positions.visibility, full)
+    return MaskedTokens(torch.cat(values, dim), (positions,)).simplified()
 
 
-def _is_along_channels(places: Sequence[Places | None], dim: int) -> bool:
+def _is_along_channels(positions: Sequence[TokenPositions | None], dim: int) -> bool:
     """Whether all tokens are those of the same positions, in whose channels something is put."""
-    of = [one for one in places if one is not None]
+    of = [one for one in positions if one is not None]
     return not any(one.varies(dim) for one in of) and all(
         (one.whole or one).matches(of[0].whole or of[0]) for one in of
     )
@@ -302,26 +308,26 @@ def _cat_channels(tensors: Sequence[MaskedTokens | Tensor], carriers: Sequence[M
         tensors = [one.whole() if isinstance(one, MaskedTokens) else one for one in tensors]
     first = next(one for one in tensors if isinstance(one, MaskedTokens))
     values = [one.values if isinstance(one, MaskedTokens) else first.fitted(one) for one in tensors]
-    return MaskedTokens(torch.cat(values, dim), first.places).settled()
+    return MaskedTokens(torch.cat(values, dim), first.positions).simplified()
 
 
-def _joined(places: Sequence[Places | None], shapes: Sequence[Sequence[int]], dim: int) -> Places:
-    first = next(one for one in places if one is not None)
-    if not first.varies(dim) and all(one is not None and one.matches(first) for one in places):
+def _joined(positions: Sequence[TokenPositions | None], shapes: Sequence[Sequence[int]], dim: int) -> TokenPositions:
+    first = next(one for one in positions if one is not None)
+    if not first.varies(dim) and all(one is not None and one.matches(first) for one in positions):
         return first
 
-    def make() -> Places:
+    def make() -> TokenPositions:
         numbers = [
-            first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in places
+            first.numbers.new_full((1,) * len(shapes[0]), CONSTANT) if one is None else one.numbers for one in positions
         ]
         shape = [max(sizes) for sizes in zip(*(one.shape for one in numbers), strict=True)]
         parts = []
         for one, of_values in zip(numbers, shapes, strict=True):
             shape[dim] = of_values[dim]
             parts.append(one.expand(shape))
-        return Places(compact(torch.cat(parts, dim)), first.visibility)
+        return TokenPositions(compact(torch.cat(parts, dim)), first.visibility)
 
-    return first.once(("cat", dim, tuple(places), tuple(one[dim] for one in shapes)), make)
+    return first.once(("cat", dim, tuple(positions), tuple(one[dim] for one in shapes)), make)
 
 
 @register_rule(*spellings("stack"), tokens=True)

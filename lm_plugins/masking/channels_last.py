@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["as_map", "as_rows", "filled", "is_everything", "sum_over"]
+__all__ = ["as_map", "as_rows", "is_everything", "overwritten", "sum_over"]
 
 
 def is_everything(region: Tensor) -> bool:
@@ -25,7 +25,7 @@ def as_map(rows: Tensor, shape: torch.Size) -> Tensor:
     return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def filled(values: Tensor, rows: Tensor, value: float, *, in_place: bool) -> Tensor:
+def overwritten(values: Tensor, rows: Tensor, value: float, *, in_place: bool) -> Tensor:
     """A map with one value at some of its positions. Many times as fast as a fill by a mask that broadcasts.
 
     Args:

@@ -1,0 +1,275 @@
+"""Reductions: means, sums, extrema, variances and norms of the visible positions; the way out of the spatial world."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.registry import function_name, register_rule, spellings
+from lm_plugins.masking.rules.pooling import precision
+from lm_plugins.masking.token_positions import TokenPositions
+from lm_plugins.masking.tokens import MaskedTokens
+
+__all__ = ["per_image", "reduced_dims"]
+
+
+def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:
+    """The dimensions to reduce, and whether they are the whole of space (True) or channels only (False)."""
+    dims = list(range(input.ndim)) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
+    dims = [one % input.ndim for one in dims]
+    letters = {input.dims[one] for one in dims}
+    sides = {one for one in input.dims if one in "HhWw"}
+    if "N" in letters or "N" not in input.dims or letters & sides not in (set(), sides):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} over the dimensions {dims} of {input!r}: reductions are masked over space (H and "
+            "W together, channels with them or not) or over channels"
+        )
+    return dims, "H" in letters
+
+
+def per_image(region: Tensor, like: Tensor) -> Tensor:
+    """Reshape one number for each image so that it broadcasts to `like`."""
+    return region.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
+    def rule(
+        input: MaskedActivation, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
+    ) -> MaskedActivation | Tensor:
+        """Reduce the visible positions of a map to an ordinary tensor, or channels to fewer."""
+        dims, over_space = reduced_dims(function, input, dim)
+        if not over_space:
+            letters = tuple(one for i, one in enumerate(input.dims) if keepdim or i not in dims)
+            values = function(input.values, dims if len(dims) > 1 else dims[0], keepdim=keepdim, **kwargs)
+            return MaskedActivation(values, input.visibility, letters)
+        region = input.visibility.visible
+        if (
+            function.__name__ in ("mean", "sum")
+            and input.dims == NCHW
+            and sorted(dims) == [2, 3]
+            and not region.is_full
+        ):
+            result = _of_visible(input, function.__name__ == "mean", keepdim, kwargs.get("dtype"))
+        else:
+            result = function(input.with_hidden(hidden_value, region), dims, keepdim=keepdim, **kwargs)
+        if region.is_full:
+            return result
+        if hidden_value:  # an extremum of nothing is 0, not infinity
+            return result.masked_fill(per_image(region.any_in_adaptive((1, 1)).hidden, result), 0.0)
+        if function.__name__ == "mean" and input.visibility.options.global_average == "visible":
+            correction = region.mean_correction_adaptive((1, 1), precision(result))
+            return (result * per_image(correction, result)).to(result.dtype)
+        return result
+
+    return rule
+
+
+def _of_visible(input: MaskedActivation, mean: bool, keepdim: bool, dtype: torch.dtype | None) -> Tensor:
+    """Sum over the visible positions of space, divided by the number of all for a mean."""
+    total = input.visible_sum().to(dtype or input.dtype)
+    result = total / (input.shape[2] * input.shape[3]) if mean else total
+    return result[:, :, None, None] if keepdim else result
+
+
+for _names, _hidden_value in (("mean", 0.0), ("sum", 0.0), ("amax", -torch.inf), ("amin", torch.inf)):
+    for _function in spellings(_names):
+        register_rule(_function)(_reduction(_function, _hidden_value))
+
+
+# ---- max and min, each three functions under one name ----------------------------------------------------------------
+
+
+def _extremum(function: Callable[..., Any], of_two: Callable[..., Any]) -> Callable[..., Any]:
+    kind = getattr(torch.return_types, function.__name__)
+
+    def rule(
+        input: Any, dim: Any = None, keepdim: bool = False, *, other: MaskedActivation | Tensor | None = None
+    ) -> Any:
+        """Take the larger or smaller of two at every position, or of the channels of each, with their indices."""
+        other = dim if isinstance(dim, Tensor) else other
+        if other is not None:
+            return of_two(input, other)
+        if not isinstance(dim, int) or input.dims[dim] != "C":
+            raise UnsupportedOperatorError(
+                f"{function_name(function)} along dim={dim} of {input!r}: it is masked along channels, and for two "
+                "activations; over space use torch.amax or torch.amin"
+            )
+        letters = tuple(one for i, one in enumerate(input.dims) if keepdim or i != dim % input.ndim)
+        found = function(input.values, dim, keepdim)
+        # The indices are as hidden as the values.
+        return kind([MaskedActivation(one, input.visibility, letters) for one in found])
+
+    return rule
+
+
+for _name, _of_two in (("max", torch.maximum), ("min", torch.minimum)):
+    for _function in spellings(_name):
+        register_rule(_function)(_extremum(_function, _of_two))
+
+
+# ---- statistics, such as a normalization of the model takes them -----------------------------------------------------
+
+
+def _without(input: MaskedActivation, dims: Sequence[int], keepdim: bool) -> tuple[str, ...]:
+    return tuple(letter for i, letter in enumerate(input.dims) if keepdim or i not in dims)
+
+
+# ---- variance ------------------------------------------------------------------------------------------------------
+
+
+def _variance(function: Callable[..., Any]) -> Callable[..., Any]:
+    is_std, with_mean = function.__name__.startswith("std"), function.__name__.endswith("_mean")
+
+    def rule(
+        input: MaskedActivation,
+        dim: bool | int | Sequence[int] | None = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> Any:
+        """Take the variance or standard deviation of the visible positions (0 if there are too few), or of channels."""
+        if isinstance(dim, bool):  # torch.var(input, unbiased)
+            unbiased, dim = dim, None
+        correction = float(unbiased) if correction is None else correction
+        dims, over_space = reduced_dims(function, input, dim)
+        region = input.visibility.visible
+        if not over_space or region.is_full:
+            plain = function(input.values, dims, correction=correction, keepdim=keepdim)
+            if over_space:
+                return plain
+            letters = _without(input, dims, keepdim)
+            results = [MaskedActivation(one, input.visibility, letters) for one in (plain if with_mean else [plain])]
+            return tuple(results) if with_mean else results[0]
+        dtype = precision(input.values)
+        values, hidden = input.with_hidden(0.0, region).to(dtype), input.is_hidden(region)
+        channels = torch.Size(input.shape[i] for i in dims if input.dims[i] == "C").numel()
+        positions = region.positions.flatten(1).sum(1) * channels  # (N,)
+        total = values.sum(dims, keepdim=True)
+        mean = total / per_image(positions.clamp(min=1), total)
+        squares = (values - mean).square().masked_fill(hidden, 0.0).sum(dims, keepdim=True)
+        # As in torch, fewer degrees of freedom than none are none; without a division by zero.
+        freedom = per_image(positions - correction, squares)
+        variance = torch.where(freedom > 0, squares / freedom.clamp(min=torch.finfo(dtype).tiny), 0.0)
+        if is_std:  # with the gradient 0 at 0, as torch has it
+            variance = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
+        both = [(one if keepdim else one.squeeze(tuple(dims))).to(input.dtype) for one in (variance, mean)]
+        return tuple(both) if with_mean else both[0]
+
+    return rule
+
+
+for _function in spellings("var", "std", "var_mean", "std_mean"):
+    register_rule(_function)(_variance(_function))
+
+
+# ---- norms -----------------------------------------------------------------------------------------------------------
+
+
+def _norm(
+    function: Callable[..., Any], input: MaskedActivation, order: Any, dim: Any, keepdim: bool, dtype: Any
+) -> Any:
+    if order == "nuc" or (isinstance(order, (int, float)) and order < 0):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} is masked for vector norms of order 0 and above only"
+        )
+    dims, over_space = reduced_dims(function, input, dim)
+    values = input.with_hidden(0.0, input.visibility.visible) if over_space else input.values
+    result: Tensor = function(values, order, dims if len(dims) > 1 else dims[0], keepdim, dtype=dtype)
+    return result if over_space else MaskedActivation(result, input.visibility, _without(input, dims, keepdim))
+
+
+@register_rule(torch.norm)
+def norm(
+    input: MaskedActivation, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: None = None, dtype: Any = None
+) -> MaskedActivation | Tensor:
+    """Take the norm of the visible positions, or of channels."""
+    result: MaskedActivation | Tensor = _norm(torch.norm, input, p, dim, keepdim, dtype)
+    return result
+
+
+@register_rule(torch.Tensor.norm)
+def norm_method(
+    input: MaskedActivation, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> MaskedActivation | Tensor:
+    """Take the norm of the visible positions, or of channels."""
+    return norm(input, p, dim, keepdim, dtype=dtype)
+
+
+@register_rule(torch.linalg.vector_norm)
+def vector_norm(
+    x: MaskedActivation, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> MaskedActivation | Tensor:
+    """Take the norm of the visible positions, or of channels."""
+    result: MaskedActivation | Tensor = _norm(torch.linalg.vector_norm, x, ord, dim, keepdim, dtype)
+    return result
+
+
+# ---- of tokens -------------------------------------------------------------------------------------------------------
+
+
+def _positions_without(positions: TokenPositions, dims: list[int], keepdim: bool) -> TokenPositions:
+    if keepdim:
+        return positions
+
+    def make() -> TokenPositions:
+        kept = [size for dim, size in enumerate(positions.numbers.shape) if dim not in dims]
+        whole = None if positions.whole is None else _positions_without(positions.whole, dims, keepdim)
+        return TokenPositions(positions.numbers.reshape(kept), positions.visibility, whole)
+
+    return positions.once(("without", tuple(dims)), make)
+
+
+def _reduction_of_tokens(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
+    def rule(input: MaskedTokens, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        """Reduce channels, or the visible tokens of every image; of no token, the result is 0."""
+        dims = list(range(input.ndim)) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
+        dims = sorted(one % input.ndim for one in dims)
+        over = tuple(one for one in input.positions if any(one.varies(i) for i in dims))
+        kept = tuple(_positions_without(one, dims, keepdim) for one in input.positions if one not in over)
+        for one in over:
+            _check_images(function, input, one, dims, keepdim)
+        result = function(
+            input.with_hidden(hidden_value, over) if over else input.values, dims, keepdim=keepdim, **kwargs
+        )
+        if not all(one.is_full for one in over):
+            hidden = input.is_hidden(over)
+            shown = ~hidden.expand([input.values.shape[i] if i in dims else n for i, n in enumerate(hidden.shape)])
+            count = shown.sum(dims, keepdim=keepdim)
+            if hidden_value:  # an extremum of nothing is 0, not infinity
+                result = result.masked_fill(count == 0, 0.0)
+            elif function.__name__ == "mean" and input.options.global_average == "visible":
+                total = torch.Size(input.values.shape[i] for i in dims).numel()
+                correction = total / count.clamp(min=1).to(precision(result))
+                result = (result * correction).to(result.dtype)
+        return MaskedTokens(result, kept).simplified() if kept else result
+
+    return rule
+
+
+def _check_images(
+    function: Callable[..., Any], input: MaskedTokens, positions: TokenPositions, dims: list[int], keepdim: bool
+) -> None:
+    """All tokens of an image at once may be pooled; a part of them only for a statistic, to be used beside them."""
+    left = [size for dim, size in enumerate(positions.numbers.shape) if dim not in dims and size > 1]
+    if (left not in ([], [positions.map_shape[0]]) and not keepdim) or (not left and positions.map_shape[0] > 1):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} over the dimensions {dims} of {input!r}: means, sums and extrema are masked over all "
+            "tokens of an image, or over channels"
+        )
+
+
+for _names, _hidden_value in (("mean", 0.0), ("sum", 0.0), ("amax", -torch.inf), ("amin", torch.inf)):
+    for _function in spellings(_names):
+        register_rule(_function, tokens=True)(_reduction_of_tokens(_function, _hidden_value))
+
+
+@register_rule(*spellings("adaptive_avg_pool1d"), tokens=True)
+def adaptive_avg_pool1d(input: MaskedTokens, output_size: Any) -> Any:
+    """The mean of the visible tokens, where all are pooled to one."""
+    if (output_size if isinstance(output_size, int) else output_size[0]) != 1:
+        raise UnsupportedOperatorError("adaptive_avg_pool1d of tokens is masked for an output of size 1 only")
+    return torch.mean(input, -1, keepdim=True)
