@@ -5,7 +5,7 @@ from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.coverage import Coverage, coverage
 from lm_plugins.masking.geometry import Window
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.model import MASKED, LayerMasked, run_masked
+from lm_plugins.masking.model import LayerMasked, run_masked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
 from lm_plugins.masking.registry import (
@@ -15,6 +15,7 @@ from lm_plugins.masking.registry import (
     unregister_rule,
 )
 from lm_plugins.masking.run import Run, observing
+from lm_plugins.masking.sentinel import MASKED
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.visibility import Visibility
 

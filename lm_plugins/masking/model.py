@@ -15,7 +15,7 @@ from lm_plugins.checks import (
     check_images,
     explaining_mismatch,
 )
-from lm_plugins.errors import InputTypeError, MaskValueError, UnsupportedOperatorError
+from lm_plugins.errors import InputTypeError, UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.batch_norm_folding import prepared
 from lm_plugins.masking.carrier import Carrier
@@ -34,17 +34,14 @@ from lm_plugins.masking.opaque_code import (
 )
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.run import Run
+from lm_plugins.masking.sentinel import unpainted
 from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.verification import ModelState, verify
 from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["MASKED", "LayerMasked", "run_masked"]
+__all__ = ["LayerMasked", "run_masked"]
 
 _WHAT = "layer masking"
-
-#: The sentinel: a pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to
-#: leave distances between images meaningful, and outside of the range of normalised images.
-MASKED = -7.71875
 
 
 class LayerMasked(nn.Module):
@@ -120,8 +117,8 @@ class LayerMasked(nn.Module):
             ShapeError: `x` is no batch of images, or `visible` does not fit it.
             InputTypeError: `x` is not floating point, an argument is no tensor, or model and images differ in device or
                 dtype.
-            MaskValueError: `visible` holds something other than 0 and 1, or a pixel of `x` equals `MASKED` in only
-                some of its channels.
+            MaskValueError: `visible` holds something other than 0 and 1; or, without it, a pixel of `x` equals `MASKED` in
+                only some of its channels, or painted pixels have been resized or normalised.
             NonFiniteError: A visible pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
             UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
@@ -135,7 +132,7 @@ class LayerMasked(nn.Module):
         _check_not_within_run(x)
         check_images(x, _WHAT)
         check_data(self.model, x, visible)
-        visible = _unpainted(x) if visible is None else as_visible(visible, x)
+        visible = unpainted(x) if visible is None else as_visible(visible, x)
         is_finite = check_finite(x, _WHAT, visible)
         if is_everything(visible):
             check_evaluation_mode(self.model, _WHAT, self.model.modules())
@@ -276,20 +273,6 @@ def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
 def _different(x: Tensor) -> Tensor:
     """One of the images, if all are the same without a step from one to the next."""
     return x[:1] if x.stride(0) == 0 else x
-
-
-def _unpainted(x: Tensor) -> Tensor:
-    is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
-    hidden = is_sentinel.all(1)  # (N, H, W)
-    partly = is_sentinel.any(1) & ~hidden
-    if bool(partly.any()):
-        image, row, column = (int(one) for one in partly.nonzero()[0])
-        raise MaskValueError(
-            f"{int(partly.sum())} pixels equal lm_plugins.MASKED in only some of their channels (the first: image {image}, "
-            f"row {row}, column {column}). A pixel is visible or hidden as a whole: use windows and feature masks that "
-            f"span all {x.shape[1]} channels, such as sliding_window_shapes=({x.shape[1]}, height, width)."
-        )
-    return ~hidden
 
 
 def _check_not_within_run(x: Any) -> None:

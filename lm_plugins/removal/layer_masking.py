@@ -17,6 +17,7 @@ class LayerMasking:
 
     Args:
         options: The semantics; None for the defaults.
+        verify: As of `lm_plugins.LayerMasked`.
 
     Example:
         >>> import torch
@@ -28,6 +29,7 @@ class LayerMasking:
     """
 
     options: MaskingOptions | None = None
+    verify: bool = True
 
     def __call__(self, model: nn.Module) -> Forward:
         """Build ``forward(x, visible, *further)``.
@@ -40,4 +42,4 @@ class LayerMasking:
                 "the model is layer-masked already, and layer masking is the removal: pass the plain model, "
                 "masked.model, with removal=LayerMasking(masked.options) if its options are not the defaults."
             )
-        return LayerMasked(model, self.options)
+        return LayerMasked(model, self.options, verify=self.verify)

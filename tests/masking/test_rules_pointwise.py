@@ -30,6 +30,7 @@ ARGUMENTS = {
     "to": (torch.float32,),
     "type_as": (torch.zeros((), dtype=torch.float32),),
     "requires_grad_": (False,),
+    "fill_": (0.5,),
 }
 
 # One needs a GPU; the other takes no maps (N, C, H, W).

@@ -18,7 +18,7 @@ _ACTIVATIONS = (
 ).split()
 _ARITHMETIC = (
     "abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos atan erf sign floor ceil round clamp clip "
-    "clamp_min clamp_max nan_to_num positive __neg__ __abs__"
+    "clamp_min clamp_max nan_to_num positive zero_ fill_ __neg__ __abs__"
 ).split()
 _DROPOUT = "dropout dropout1d dropout2d alpha_dropout feature_dropout feature_alpha_dropout".split()
 _RANDOM_IN_TRAINING = ("rrelu", "rrelu_")

@@ -1,0 +1,100 @@
+"""The sentinel: hidden pixels said by their value, for code that can only change pixels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_plugins.errors import MaskValueError
+
+__all__ = ["MASKED", "unpainted"]
+
+#: A pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to leave distances
+#: between images meaningful, and outside of the range of normalised images.
+MASKED = -7.71875
+
+# Of the pixels beside hidden ones, this share has to look like blends before anybody is accused.
+_BLENDED_SHARE = 0.25
+# Of all pixels, this share has to look like a painted region that was changed afterwards.
+_CHANGED_SHARE = 0.01
+# How near the sentinel rounded values are, and how far below the others it lies, in their range, if an image from 0 to 1 was
+# painted and then normalised.
+_NEAR, _FAR = 0.01, 7.0
+
+_REMEDY = (
+    "The sentinel has to reach the model as it is: paint behind every resize, normalisation and conversion, or pass the mask "
+    "itself, LayerMasked(model)(x, visible)."
+)
+
+
+def unpainted(x: Tensor) -> Tensor:
+    """Which pixels are visible, if hidden ones are painted with `MASKED`.
+
+    Args:
+        x: Images ``(N, C, H, W)``, floating point.
+
+    Returns:
+        Bool ``(N, H, W)``.
+
+    Raises:
+        MaskValueError: A pixel equals `MASKED` in only some of its channels; or the images look as if they had been resized
+            or normalised after they were painted. What hides less than a hundredth of an image, or has a range that reaches
+            below `MASKED`, cannot be told from an image, nor what was scaled by a little.
+    """
+    is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
+    hidden = is_sentinel.all(1)  # (N, H, W)
+    partly = is_sentinel.any(1) & ~hidden
+    if bool(partly.any()):
+        image, row, column = (int(one) for one in partly.nonzero()[0])
+        raise MaskValueError(
+            f"{int(partly.sum())} pixels equal lm_plugins.MASKED in only some of their channels (the first: image {image}, "
+            f"row {row}, column {column}). A pixel is visible or hidden as a whole: use windows and feature masks that "
+            f"span all {x.shape[1]} channels, such as sliding_window_shapes=({x.shape[1]}, height, width)."
+        )
+    # What was done to one image of a batch was done to all: one that shows something and hides something tells most.
+    count = hidden.flatten(1).sum(1)
+    one = int((count.clamp(max=1) + (count < hidden[0].numel())).argmax())
+    _check_unchanged(x[one : one + 1].detach(), hidden[one : one + 1])
+    return ~hidden
+
+
+def _check_unchanged(x: Tensor, hidden: Tensor) -> None:
+    """Refuse images that were changed after they were painted."""
+    almost = ((x - MASKED).abs() <= -_NEAR * MASKED).all(1) & ~hidden
+    _refuse(almost, _CHANGED_SHARE, "almost equal lm_plugins.MASKED: rounded, or computed with")
+    if bool(hidden.any()):
+        beside = (F.max_pool2d(hidden[:, None].float(), 3, 1, 1)[:, 0] > 0) & ~hidden
+        away = ~hidden & ~beside
+        darkest = torch.where(away[:, None], x, torch.inf).flatten(1).amin(1)[:, None, None]  # (N, 1, 1)
+        # Few pixels say little of how dark an image is.
+        sizes = away.flatten(1).sum(1), beside.flatten(1).sum(1)
+        is_known = (sizes[0] >= 16) & (4 * sizes[0] >= sizes[1])
+        blended = beside & (x.amax(1) < darkest) & (darkest > MASKED) & is_known[:, None, None]
+        count = sizes[1] * _BLENDED_SHARE / hidden[0].numel()
+        _refuse(
+            blended,
+            count,
+            "lie beside hidden ones, and between lm_plugins.MASKED and everything else: blends of the two, as a resize or a blur "
+            "makes them",
+        )
+    else:
+        _refuse(_far_below(x), _CHANGED_SHARE, "have one colour far below everything else: as if normalised")
+
+
+def _refuse(pixels: Tensor, least: float | Tensor, what: str) -> None:
+    share = pixels.flatten(1).float().mean(1)
+    guilty = (share > 0) & (share >= least)
+    if bool(guilty.any()):
+        image = int(guilty.int().argmax())
+        raise MaskValueError(
+            f"{float(share[image]):.1%} of the pixels of image {image} {what}, after they were painted. {_REMEDY}"
+        )
+
+
+def _far_below(x: Tensor) -> Tensor:
+    """Bool ``(N, H, W)``: the pixels of one colour that lie below all others by several times the range of those."""
+    lowest = x.flatten(2).amin(2)[:, :, None, None]  # (N, C, 1, 1)
+    same = (x == lowest).all(1)
+    others = torch.where(same[:, None], torch.nan, x).flatten(1)
+    low, high = others.nan_to_num(torch.inf).amin(1), others.nan_to_num(-torch.inf).amax(1)
+    is_far = (lowest.flatten(1).amax(1) < low - _FAR * (high - low)) & (low < high)
+    return same & is_far[:, None, None]
