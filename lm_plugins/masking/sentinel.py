@@ -50,9 +50,9 @@ def unpainted(x: Tensor) -> Tensor:
             f"row {row}, column {column}). A pixel is visible or hidden as a whole: use windows and feature masks that "
             f"span all {x.shape[1]} channels, such as sliding_window_shapes=({x.shape[1]}, height, width)."
         )
-    # What was done to one image of a batch was done to all: one that shows something and hides something tells most.
+    # What was done to one image of a batch was done to all; the one that shows and hides about as much tells most.
     count = hidden.flatten(1).sum(1)
-    one = int((count.clamp(max=1) + (count < hidden[0].numel())).argmax())
+    one = int(torch.minimum(count, hidden[0].numel() - count).argmax())
     _check_unchanged(x[one : one + 1].detach(), hidden[one : one + 1])
     return ~hidden
 
@@ -84,9 +84,8 @@ def _refuse(pixels: Tensor, least: float | Tensor, what: str) -> None:
     share = pixels.flatten(1).float().mean(1)
     guilty = (share > 0) & (share >= least)
     if bool(guilty.any()):
-        image = int(guilty.int().argmax())
         raise MaskValueError(
-            f"{float(share[image]):.1%} of the pixels of image {image} {what}, after they were painted. {_REMEDY}"
+            f"{float(share.max()):.1%} of the pixels of an image {what}, after they were painted. {_REMEDY}"
         )
 
 
