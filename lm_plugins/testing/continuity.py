@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -80,8 +81,8 @@ class _OneImage:
         return self.masked(~self.everything)
 
     @cached_property
-    def halves(self) -> dict[str, tuple[Tensor, list[Tensor]]]:
-        """Mask and output of each half."""
+    def parts(self) -> dict[str, tuple[Tensor, list[Tensor]]]:
+        """Mask and output of each half, each quarter, and some single pixels."""
         h, w = self.everything.shape
         found = {}
         for name, rows, columns in (
@@ -90,10 +91,18 @@ class _OneImage:
             ("upper", slice(h // 2), slice(None)),
             ("lower", slice(h // 2, None), slice(None)),
         ):
-            mask = ~self.everything
-            mask[rows, columns] = True
-            found[f"the {name} half"] = mask, self.masked(mask)
+            found[f"the {name} half"] = self._shown(rows, columns)
+        sides = (("upper", slice(h // 2)), ("lower", slice(h // 2, None)))
+        for (name, rows), (side, columns) in product(sides, (("left", slice(w // 2)), ("right", slice(w // 2, None)))):
+            found[f"the {name} {side} quarter"] = self._shown(rows, columns)
+        for row, column in ((h // 2, w // 2), (h // 2 - 1, w // 2 + 3), (h // 3, w // 3)):
+            found[f"the pixel {(row, column)} alone"] = self._shown(slice(row, row + 1), slice(column, column + 1))
         return found
+
+    def _shown(self, rows: slice, columns: slice) -> tuple[Tensor, list[Tensor]]:
+        mask = ~self.everything
+        mask[rows, columns] = True
+        return mask, self.masked(mask)
 
     @cached_property
     def is_judged(self) -> bool:
@@ -127,7 +136,7 @@ def _one_more(image: _OneImage, bound: float) -> Kept | str | None:
     h, w = image.everything.shape
     cases = [("all of the image", image.everything, image.full, one) for one in ((h // 2, w // 2), (0, w // 2))]
     for name, pixel in (("the left half", (h // 2, w // 2 - 1)), ("the right half", (h // 2, w // 2))):
-        cases.append((name, *image.halves[name], pixel))
+        cases.append((name, *image.parts[name], pixel))
     largest = 0.0
     for name, mask, output, pixel in cases:
         less = mask.clone()
@@ -150,7 +159,7 @@ def _empty(image: _OneImage, bound: float) -> Kept | str | None:
     if not image.is_judged:
         return None
     subject = image.subject
-    cases = dict(image.halves)
+    cases = dict(image.parts)
     if subject.visible[0].any():
         cases["the first mask"] = subject.visible[0], image.masked(subject.visible[0])
     least = 1.0
