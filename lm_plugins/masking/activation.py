@@ -112,14 +112,14 @@ class MaskedActivation(Carrier):
 
         By default, under the computed one.
         """
-        # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
+        # What is computed but not visible is not ours to write.
         is_unspecified = region is None or (region is self.visibility.visible and self.visibility.is_tight)
         region = region or self.visibility.computed
         if region.is_full:
             return self.values
         if self.dims != NCHW:
             return self.values.masked_fill(self.is_hidden(region), value)
-        return region.filled(self.values, value, in_place=is_unspecified and not torch.is_grad_enabled())
+        return region.filled(self.values, value, in_place=is_unspecified and self.owns_hidden)
 
     def visible_sum(self) -> Tensor:
         """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
@@ -130,8 +130,7 @@ class MaskedActivation(Carrier):
         plan, rings = self.visibility.padding_for(window, halo)
         if rings == 0:
             return self.values
-        # Autograd may have saved the values for another branch; without it, hidden positions are ours to write.
-        return fill(self.values, plan, rings, in_place=not torch.is_grad_enabled())
+        return fill(self.values, plan, rings, in_place=self.owns_hidden)
 
     def completed_to(self, region: Mask) -> Tensor:
         """The values with every position of `region` defined: what is missing is padded from neighbours, or zero.

@@ -92,6 +92,14 @@ class Carrier(Tensor):
         is_ordered = other.values.is_contiguous() and not self.values.is_contiguous()
         return is_ordered and other.regions() is self.regions() and getattr(self, "dims", ())[1:2] != ("C",)
 
+    @property
+    def owns_hidden(self) -> bool:
+        """Whether rules may write at hidden positions: neither autograd nor another activation can look there."""
+        if self.run.is_recorded or torch.is_grad_enabled():
+            return False
+        views = [known() for known in self._memory or ()]
+        return all(one is None or one.regions() is self.regions() for one in views)
+
     def check_views(self, name: str, before: Any) -> None:
         """Check after a write that it has reached every carrier that shares its memory in the model.
 

@@ -272,6 +272,7 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     # During a backward pass, a checkpoint may run a part of the model again.
     if run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1:
         return function(*_ordinary(args), **_ordinary(kwargs))
+    run.is_recorded = run.is_recorded or torch.is_grad_enabled()
     run.make_pending(args[0] if args else None)
     if run.observer is None:
         return _act(function, args, kwargs, carriers)
@@ -287,7 +288,7 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     check_autograd_function(args)
     if kwargs.get("out") is not None:
         return _written_out(function, args, kwargs)
-    target = carriers[0] if args and args[0] is carriers[0] else None
+    target = carriers[0] if (args[0] if args else kwargs.get("input")) is carriers[0] else None
     is_write = target is not None and (is_in_place(function) or bool(kwargs.get("inplace")))
     before = target.regions() if is_write and target is not None else None
     holds_tokens = carriers[0].is_tokens or (len(carriers) > 1 and any(one.is_tokens for one in carriers))
@@ -295,7 +296,7 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     if target is not None:
         if is_write:
             target.check_views(function_name(function), before)
-        elif gives_view(function) and not _holds_tensor(args[1:]):
+        elif gives_view(function) and not (function is Tensor.__getitem__ and _holds_tensor(args[1:])):
             target.share_memory_with(result)
     return result
 

@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import ref
 
+import torch
+
 from lm_plugins.masking.halo import Halo
 from lm_plugins.masking.options import MaskingOptions
 
@@ -35,6 +37,7 @@ class Run:
 
     Attributes:
         is_over: Whether the model has returned. From then on its activations read like ordinary tensors.
+        is_recorded: Whether autograd may have saved activations: a model may switch it off and on.
     """
 
     def __init__(self, options: MaskingOptions, halo: Halo | None = None, observer: Observer | None = None) -> None:
@@ -42,6 +45,7 @@ class Run:
         self.halo = halo
         self.observer = _observer.get() if observer is None else observer
         self.is_over = False
+        self.is_recorded = torch.is_grad_enabled()
         self._pending: ref[Pending] | None = None
 
     def defer(self, activation: Pending) -> None:

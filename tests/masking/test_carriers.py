@@ -369,3 +369,76 @@ def test_images_of_a_batch_may_be_taken_apart(body, x):
 def test_a_masked_model_in_a_masked_model_is_refused(body, x):
     with pytest.raises(errors.InputTypeError, match="wrap the model once"):
         lm.LayerMasked(nn.Sequential(lm.LayerMasked(body)).eval())(x, VISIBLE)
+
+
+# ---- memory that activations share: hidden positions of one may be visible in another ----------------------------------------
+
+SPARSE = torch.zeros(2, H, W, dtype=torch.bool)
+SPARSE[0, 3:8:2, 1:6:2] = SPARSE[1, 6:, 4:] = True
+POINTWISE = nn.Conv2d(3, 4, 1).double().eval()
+
+
+CONVOLUTION = nn.Conv2d(4, 4, 3, padding=1).double().eval()
+
+
+def through_tokens(layer):
+    def function(y, copied=False):
+        z = y.flatten(2)
+        z = (z.clone() if copied else z).unflatten(2, y.shape[2:])
+        z = layer(z).mean((2, 3), keepdim=True)
+        return CONVOLUTION(y) + z
+
+    return function
+
+
+def samples_beside_a_pool(y, copied=False):
+    y = POINTWISE(y)
+    z = (y.clone() if copied else y)[:, :, ::2, ::2]
+    return z + F.max_pool2d(y, 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        through_tokens(lambda y: F.max_pool2d(y, 3, 1, 1)),
+        through_tokens(CONVOLUTION),
+        samples_beside_a_pool,
+    ],
+    ids=["tokens, pooled", "tokens, convolved", "samples"],
+)
+@pytest.mark.parametrize("tokens", ["drop", "mask"])
+def test_what_is_hidden_here_and_visible_in_another_view_is_not_written_to(function, tokens, body, x):
+    options = lm.MaskingOptions(tokens=tokens, stem="coverage")
+    body = nn.Identity() if function is samples_beside_a_pool else body
+    with torch.no_grad():
+        expected = answer(body, lambda y: function(y, copied=True), x, SPARSE, options=options)
+        torch.testing.assert_close(answer(body, function, x, SPARSE, options=options), expected)
+
+
+def test_a_part_without_autograd_leaves_alone_what_autograd_has_saved(body, x):
+    def gated(y):
+        y = F.max_pool2d(y, 2)
+        z = y * y
+        with torch.no_grad():
+            gate = F.max_pool2d(y, 3, 1, 1).mean((2, 3), keepdim=True)
+        return z * gate
+
+    given = x.clone().requires_grad_()
+    answer(body, gated, given, SPARSE).sum().backward()
+    same = x.clone().requires_grad_()
+
+    def expected(y):
+        y = F.max_pool2d(y, 2)
+        return y * y * F.max_pool2d(y.detach(), 3, 1, 1).mean((2, 3), keepdim=True)
+
+    answer(body, expected, same, SPARSE).sum().backward()
+    torch.testing.assert_close(given.grad, same.grad)
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_what_is_written_in_steps_arrives(with_gradients, body, x):
+    chosen = torch.zeros(H, W, dtype=x.dtype)
+    chosen[::2, ::2] = 1
+    with torch.set_grad_enabled(with_gradients):
+        got = answer(body, assigned((..., slice(None, None, 2), slice(None, None, 2)), 7.0), x, SPARSE)
+        torch.testing.assert_close(got, answer(body, lambda y: y * (1 - chosen) + 7 * chosen, x, SPARSE))

@@ -53,6 +53,7 @@ def conv2d(
                 f"torch.nn.functional.conv2d with groups={groups} would mix the {n} images that are folded into the channels"
             )
         images = MaskedActivation(input.values.reshape(n, -1, *size), input.visibility)
+        input.share_memory_with(images)
         padded = images.padded_for(window, halo).reshape(input.shape)
     else:
         padded = input.padded_for(window, halo)

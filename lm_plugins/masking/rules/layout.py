@@ -312,8 +312,9 @@ def _padded_for_cut(input: MaskedActivation, rows: slice, columns: slice) -> Ten
     order = sorted(range(input.ndim), key=lambda dim: "NBCHW".index(input.dims[dim]))
     values = input.values.permute(order)
     images = values.reshape(input.visibility.visible.positions.shape[0], -1, *values.shape[-2:])
-    padded = MaskedActivation(images, input.visibility).padded_for(window)
-    return padded.reshape(values.shape).permute([order.index(dim) for dim in range(input.ndim)])
+    of_images = MaskedActivation(images, input.visibility)
+    input.share_memory_with(of_images)
+    return of_images.padded_for(window).reshape(values.shape).permute([order.index(dim) for dim in range(input.ndim)])
 
 
 # ---- padding ---------------------------------------------------------------------------------------------------------
