@@ -267,7 +267,7 @@ def setitem(input: MaskedActivation, index: Any, value: Any) -> None:
             raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of {part!r} by {value!r}, of other positions")
         same = value.visibility is part.visibility
         value = value.values if same else value.completed_to(part.visibility.computed)
-    part.values[...] = value
+    input.values[index] = value  # the part may be a copy, padded where it stands for others
 
 
 @register_rule(torch.Tensor.__getitem__)
