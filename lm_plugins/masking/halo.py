@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
 
 __all__ = ["Halo", "HaloLeftOutError", "run_with_halo"]
+
+# Whether something other than autograd keeps what autograd saves. Torch before 2.5 does not tell.
+_are_saves_hooked: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
+)
 
 
 class HaloLeftOutError(Exception):
@@ -30,20 +35,17 @@ class Halo:
 
     def __init__(self, needed: frozenset[int] | None = None) -> None:
         self._needed = needed
-        self._numbers: dict[int, int] = {}
         self._count = 0
         self.looked_at: set[int] = set()
         self.has_missed = False
 
-    def next(self, weight: Tensor) -> int:
-        """The number of the next convolution's halo, from 1, for one with this weight."""
-        self._count += 1
-        self._numbers[id(weight)] = self._count
-        return self._count
+    def next(self) -> int | None:
+        """The number of the next convolution's halo, from 1; None where it must be computed.
 
-    def again(self, weight: Tensor) -> int | None:
-        """The number that a convolution had which a checkpoint computes again."""
-        return self._numbers.get(id(weight))
+        A checkpoint computes convolutions again, and has to find what it found before.
+        """
+        self._count += 1
+        return None if _are_saves_hooked(True) else self._count
 
     def leaves_out(self, number: int) -> bool:
         """Whether a halo is not computed."""
