@@ -14,7 +14,7 @@ _are_saves_hooked: Callable[[bool], Any] = getattr(
 
 
 class HaloLeftOutError(Exception):
-    """Something looked at a halo that this run had left out. Never leaves the engine, which runs the model again."""
+    """Something looked at a halo that this run had left out. The engine then runs the model again."""
 
 
 class Halo:
@@ -60,7 +60,9 @@ class Halo:
         self.looked_at.add(number)
         if self.leaves_out(number):
             self.has_missed = True
-            raise HaloLeftOutError
+            raise HaloLeftOutError(
+                "asked for the computed region of a kept activation, which this call had left out: ask for its visible one"
+            )
 
 
 def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int]]:

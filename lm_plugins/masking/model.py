@@ -256,12 +256,10 @@ def _run(
     values = x if region.is_full else _without_hidden(x, visible, is_finite)
     carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
     try:
-        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
+        with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
             return _ordinary(model(carrier, *further))
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, run.options, further)) from error
-    finally:
-        run.is_over = True
 
 
 def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:

@@ -264,19 +264,29 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
         carriers += _carriers(kwargs.values())
     run = carriers[0].run
-    if len(carriers) > 1 and _are_of_several_runs(carriers):
+    is_read_later = run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1
+    if (len(carriers) > 1 and _are_of_several_runs(carriers)) or (is_read_later and run.is_within_later):
         raise UnsupportedOperatorError(
             f"{function_name(function)} mixes activations of two calls of a model: the model, or a hook on it, keeps one "
             "from an earlier call. Let it keep x.detach().clone() after the call, or nothing"
         )
-    # During a backward pass, a checkpoint may run a part of the model again.
-    if run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1:
+    if is_read_later:  # during a backward pass, a checkpoint may run a part of the model again
+        _check_read_only(function, args, kwargs)
         return function(*_ordinary(args), **_ordinary(kwargs))
     run.is_recorded = run.is_recorded or torch.is_grad_enabled()
     run.make_pending(args[0] if args else None)
     if run.observer is None:
         return _act(function, args, kwargs, carriers)
     return run.observer(function, args, kwargs, lambda: _act(function, args, kwargs, carriers))
+
+
+def _check_read_only(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    is_write = bool(kwargs.get("inplace")) or is_in_place(function)
+    if (is_write and args and _carriers(args[:1])) or _carriers([kwargs.get("out")]):
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} would write into an activation that was kept until after the call of the model, which "
+            "can only be read then. Write into a copy: x = x.clone()"
+        )
 
 
 def _are_of_several_runs(carriers: list[Any]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import Any, Protocol
 from weakref import ref
 
@@ -15,6 +16,10 @@ __all__ = ["Observer", "Pending", "Run", "observing"]
 
 #: Sees every call of a torch function on an activation, together with the next step, and returns its result.
 Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+
+# The run in which this thread, or task, is.
+_current: ContextVar["Run | None"] = ContextVar("lm_plugins_run", default=None)
+_numbers = count()
 
 # Read once, when a run starts: threads and hooks within it see the same.
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
@@ -47,6 +52,23 @@ class Run:
         self.is_over = False
         self.is_recorded = torch.is_grad_enabled()
         self._pending: ref[Pending] | None = None
+        self._number = next(_numbers)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The block in which the model runs."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            self.is_over = True
+
+    @property
+    def is_within_later(self) -> bool:
+        """Whether this thread is in a run that began after this one."""
+        current = _current.get()
+        return current is not None and current._number > self._number
 
     def defer(self, activation: Pending) -> None:
         """Let an activation wait until a rule is called on another one, which may write into what it is made of."""

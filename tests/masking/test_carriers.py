@@ -442,3 +442,57 @@ def test_what_is_written_in_steps_arrives(with_gradients, body, x):
     with torch.set_grad_enabled(with_gradients):
         got = answer(body, assigned((..., slice(None, None, 2), slice(None, None, 2)), 7.0), x, SPARSE)
         torch.testing.assert_close(got, answer(body, lambda y: y * (1 - chosen) + 7 * chosen, x, SPARSE))
+
+
+# ---- after the model has returned --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y.mul_(2),
+        lambda y: y.__setitem__((slice(None), 0), 0.0),
+        lambda y: F.relu(y, inplace=True),
+        lambda y: torch.add(torch.ones(2, 4, H, W), 1, out=y),
+    ],
+    ids=["mul_", "setitem", "inplace", "out"],
+)
+def test_a_write_into_a_kept_activation_is_refused(write, body, x):
+    kept = []
+    body[0].register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
+    answer(body, lambda y: y, x)
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"kept until after the call.*x\.clone\(\)"):
+        write(kept[-1])
+    weighted = kept[-1].clone()
+    weighted[:, 0] *= 0  # as Grad-CAM does by hand
+    torch.testing.assert_close(weighted[:, 1:], kept[-1][:, 1:])
+
+
+def test_an_activation_of_an_earlier_call_is_refused_also_alone(body, x):
+    class Smoothed(nn.Module):
+        before = None
+
+        def forward(self, x):
+            y, before = body(x), self.before
+            self.before = y
+            return (y if before is None else y + before * 0.5).mean((2, 3))
+
+    masked = lm.LayerMasked(Smoothed().eval(), verify=False)
+    masked(x, VISIBLE)
+    with pytest.raises(errors.UnsupportedOperatorError, match="two calls of a model"):
+        masked(x, VISIBLE)
+
+
+def test_a_hook_may_read_what_another_masked_model_has_left(body, x):
+    kept, read = [], []
+    other = copy.deepcopy(body)
+    other[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    masked = lm.LayerMasked(other)
+
+    def explain(module, inputs, output):
+        masked(x, VISIBLE)
+        read.append((kept[-1] * 2).sum())
+
+    body[0].register_forward_hook(explain)
+    answer(body, lambda y: y, x)
+    torch.testing.assert_close(read[-1], kept[-1].sum() * 2)
