@@ -31,6 +31,7 @@ class Halo:
     Attributes:
         looked_at: The numbers of those at which something has looked in this run.
         has_missed: Whether something looked at one that was left out.
+        is_needed: Whether all have to be computed, since a part of the model computes after it has returned.
     """
 
     def __init__(self, needed: frozenset[int] | None = None) -> None:
@@ -38,6 +39,7 @@ class Halo:
         self._count = 0
         self.looked_at: set[int] = set()
         self.has_missed = False
+        self.is_needed = False
 
     def next(self) -> int | None:
         """The number of the next convolution's halo, from 1; None where it must be computed.
@@ -65,7 +67,7 @@ class Halo:
             )
 
 
-def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int]]:
+def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int] | None]:
     """Run a model without the halos at which nothing looks; again, with all of them, if something did.
 
     Args:
@@ -73,7 +75,7 @@ def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None)
         needed: What earlier runs looked at; None if there was none.
 
     Returns:
-        What `compute` returns, and what runs have looked at until now.
+        What `compute` returns, and what runs have looked at until now; None if that cannot be known.
     """
     if needed is not None:
         sparing = Halo(needed)
@@ -83,8 +85,8 @@ def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None)
             if not sparing.has_missed:
                 raise
         else:
-            if not sparing.has_missed:  # a model may have swallowed the error
+            if not (sparing.has_missed or sparing.is_needed):  # a model may have swallowed the error
                 return result, needed
     halo = Halo()
     result = compute(halo)
-    return result, frozenset(halo.looked_at) | (needed or frozenset())
+    return result, None if halo.is_needed else frozenset(halo.looked_at) | (needed or frozenset())

@@ -1,6 +1,10 @@
 """Any torch vision model, layer-masked."""
 
+import concurrent.futures
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -41,6 +45,9 @@ from lm_plugins.masking.visibility import Visibility
 __all__ = ["MASKED", "LayerMasked", "run_masked"]
 
 _WHAT = "layer masking"
+
+# What computes when it is asked, or when somebody else gets to it.
+_LATER = (Iterator, Awaitable, concurrent.futures.Future, FunctionType, MethodType, partial)
 
 #: The sentinel: a pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to
 #: leave distances between images meaningful, and outside of the range of normalised images.
@@ -125,7 +132,8 @@ class LayerMasked(nn.Module):
             NonFiniteError: A visible pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
             UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
-                is compiled, exported or quantized, or this is called while a tracer records.
+                is compiled, exported or quantized, or this is called while a tracer records. Or it returns what would compute
+                later, such as a generator.
             VerificationError: With everything visible, the model gives another output through the engine than by itself.
         """
         return uncompiled(self._forward, x, visible, further)
@@ -257,7 +265,7 @@ def _run(
     carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
     try:
         with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
-            return _ordinary(model(carrier, *further))
+            return _ordinary(model(carrier, *further), run)
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, run.options, further)) from error
 
@@ -304,24 +312,31 @@ def _explain(
     return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 
-def _ordinary(output: Any) -> Any:
+def _ordinary(output: Any, run: Run) -> Any:
     """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
     if isinstance(output, Future):
-        return afterwards(output, _ordinary)
+        if not output.done():
+            run.await_(output)
+        return afterwards(output, lambda value: _ordinary(value, run))
+    if isinstance(output, _LATER):
+        raise UnsupportedOperatorError(
+            f"the model returns something of type {type(output).__name__}, which would compute after the call, when masks are "
+            "gone. Let it return tensors, in lists or dictionaries, or a torch.futures.Future"
+        )
     if isinstance(output, MaskedTokens):
         return output.whole().with_hidden(0.0)
     if isinstance(output, dict):
-        items = {key: _ordinary(value) for key, value in output.items()}
+        items = {key: _ordinary(value, run) for key, value in output.items()}
         try:
             return type(output)(items)
         except TypeError:
             return items
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_ordinary(value) for value in output))
+        return type(output)(*(_ordinary(value, run) for value in output))
     if isinstance(output, (list, tuple)):
-        return type(output)(_ordinary(value) for value in output)
+        return type(output)(_ordinary(value, run) for value in output)
     if is_dataclass(output) and not isinstance(output, type):
-        return replace(output, **{field.name: _ordinary(getattr(output, field.name)) for field in fields(output)})
+        return replace(output, **{field.name: _ordinary(getattr(output, field.name), run) for field in fields(output)})
     return output

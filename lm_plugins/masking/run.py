@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 import torch
+from torch.futures import Future
 
 from lm_plugins.masking.halo import Halo
 from lm_plugins.masking.options import MaskingOptions
@@ -41,7 +42,7 @@ class Run:
         observer: Sees every call of a rule; by default the one of the `observing` block around.
 
     Attributes:
-        is_over: Whether the model has returned. From then on its activations read like ordinary tensors.
+        is_over: Whether the model has returned, and the futures in its output are done. From then on its activations read like ordinary tensors.
         is_recorded: Whether autograd may have saved activations: a model may switch it off and on.
     """
 
@@ -53,6 +54,8 @@ class Run:
         self.is_recorded = torch.is_grad_enabled()
         self._pending: ref[Pending] | None = None
         self._number = next(_numbers)
+        self._has_returned = False
+        self._awaited: list[Future[Any]] = []
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -62,6 +65,18 @@ class Run:
             yield
         finally:
             _current.reset(token)
+            self._has_returned = True
+            self._note_done()
+
+    def await_(self, future: Future[Any]) -> None:
+        """Stay open until a future is there: a thread may still compute. What it will look at cannot be known."""
+        self._awaited.append(future)
+        if self.halo is not None:
+            self.halo.is_needed = True
+        future.add_done_callback(lambda _: self._note_done())
+
+    def _note_done(self) -> None:
+        if self._has_returned and all(future.done() for future in self._awaited):
             self.is_over = True
 
     @property

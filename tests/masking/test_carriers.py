@@ -1,6 +1,9 @@
 """A carrier is a tensor: code that asks gets the answer that it gets for any tensor, and nothing computes unseen."""
 
+import concurrent.futures
 import copy
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -496,3 +499,70 @@ def test_a_hook_may_read_what_another_masked_model_has_left(body, x):
     body[0].register_forward_hook(explain)
     answer(body, lambda y: y, x)
     torch.testing.assert_close(read[-1], kept[-1].sum() * 2)
+
+
+POOL = concurrent.futures.ThreadPoolExecutor(1)
+
+
+def mean(y):
+    return F.adaptive_avg_pool2d(y, 1).flatten(1)
+
+
+class Awaited:
+    """As what a coroutine function returns."""
+
+    def __init__(self, y):
+        self.y = y
+
+    def __await__(self):
+        yield mean(self.y)
+
+
+@pytest.mark.parametrize(
+    "defer",
+    [
+        lambda y: (mean(one) for one in [y]),
+        lambda y: map(mean, [y]),
+        lambda y: {"later": lambda: mean(y)},
+        lambda y: [partial(mean, y)],
+        lambda y: POOL.submit(mean, y),
+        Awaited,
+    ],
+    ids=["generator", "map", "function", "partial", "concurrent.futures", "awaitable"],
+)
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_would_compute_after_the_call_is_refused(defer, verify, body, x):
+    class Later(nn.Module):
+        def forward(self, x):
+            return defer(body(x))
+
+    with pytest.raises(errors.UnsupportedOperatorError, match="compute after the call"):
+        lm.LayerMasked(Later().eval(), verify=verify)(x, VISIBLE)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_thread_that_fulfils_a_future_computes_with_masks(verify, body, x):
+    kept = []
+
+    class Promised(nn.Module):
+        def forward(self, x):
+            y, future, start = body(x), torch.futures.Future(), threading.Event()
+            kept.append((y, start))
+
+            def work():
+                start.wait()
+                with torch.no_grad():
+                    future.set_result(mean(body[2](y)))
+
+            threading.Thread(target=work).start()
+            return future
+
+    masked = lm.LayerMasked(Promised().eval(), verify=verify)
+    with torch.no_grad():
+        expected = answer(body, body[2], x, SPARSE)
+        for _ in range(3):
+            future = masked(x, SPARSE)
+            for _, start in kept:
+                start.set()
+            torch.testing.assert_close(future.wait(), expected)
+            assert type(kept[-1][0] * 1) is Tensor  # once it is done, what was kept reads like an ordinary tensor
