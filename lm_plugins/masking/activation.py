@@ -62,6 +62,15 @@ class MaskedActivation(Carrier):
         """The same regions and dimensions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
 
+    def twin(self) -> "MaskedActivation":
+        """Another carrier of the same values."""
+        return MaskedActivation(self.values, self.visibility, self.dims)
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Whether dimensions are in the order in which convolutions leave them."""
+        return self.dims[-2:] == ("H", "W")
+
     def settled(self) -> "MaskedActivation":
         """Itself."""
         return self

@@ -17,6 +17,7 @@ from lm_plugins.masking.torch_functions import (
     function_name,
     gives_view,
     is_in_place,
+    may_copy,
     reads_values,
     spellings,
 )
@@ -296,6 +297,9 @@ def _are_of_several_runs(carriers: list[Any]) -> bool:
 
 def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Any]) -> Any:
     check_autograd_function(args)
+    for one in carriers:
+        if one._memory is not None:
+            one.check_left(function_name(function))
     if kwargs.get("out") is not None:
         return _written_out(function, args, kwargs)
     target = carriers[0] if (args[0] if args else kwargs.get("input")) is carriers[0] else None
@@ -307,7 +311,9 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         if is_write:
             target.check_views(function_name(function), before)
         elif gives_view(function) and not (function is Tensor.__getitem__ and _holds_tensor(args[1:])):
-            target.share_memory_with(result)
+            if result is target and may_copy(function) and not target.is_channels_first:
+                result = target.twin()
+            target.share_memory_with(result, may_copy(function))
     return result
 
 

@@ -80,6 +80,10 @@ class MaskedTokens(Carrier):
         """The same places with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedTokens(values, self.places)
 
+    def twin(self) -> MaskedTokens:
+        """Another carrier of the same values."""
+        return MaskedTokens(self.values, self.places)
+
     def image_count(self) -> int:
         """Images in the batch of the map that the tokens come from."""
         return self.places[0].map_shape[0]

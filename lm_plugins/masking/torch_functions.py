@@ -15,6 +15,7 @@ __all__ = [
     "function_name",
     "gives_view",
     "is_in_place",
+    "may_copy",
     "properties",
     "reads_values",
     "spellings",
@@ -29,6 +30,8 @@ _VIEWS = frozenset(
     "diagonal real detach contiguous to type_as float half double bfloat16 cpu cuda adjoint unfold __getitem__ data T mT H "
     "mH".split()
 )
+# They may as well copy, as the memory format tells, which need not be that of the plain model.
+_MAYBE_COPIES = frozenset("reshape reshape_as flatten ravel contiguous".split())
 # They are about the values themselves and autograd, whoever asks, also after the model has returned.
 _OF_VALUES = frozenset(
     "register_hook register_post_accumulate_grad_hook retain_grad retains_grad requires_grad requires_grad_ grad grad_fn "
@@ -110,6 +113,11 @@ def _plain_name(function: Callable[..., Any]) -> str:
 def gives_view(function: Callable[..., Any]) -> bool:
     """Whether the result of a torch function may share the memory of its first argument."""
     return _plain_name(function) in _VIEWS
+
+
+def may_copy(function: Callable[..., Any]) -> bool:
+    """Whether the memory format decides if the result of a torch function shares the memory of its first argument."""
+    return _plain_name(function) in _MAYBE_COPIES
 
 
 def reads_values(function: Callable[..., Any]) -> bool:

@@ -115,7 +115,13 @@ class Visibility:
         """The number of the halo of a convolution of the map, if it can be left out; otherwise None."""
         is_apart = self._rule == "coverage" and self.options.computed == "any" and window.kernel != (1, 1)
         # After the run, only a checkpoint computes.
-        if self.run.halo is None or self.run.is_over or not is_apart or not window.keeps_grid or self.visible.inside is not None:
+        if (
+            self.run.halo is None
+            or self.run.is_over
+            or not is_apart
+            or not window.keeps_grid
+            or self.visible.inside is not None
+        ):
             return None
         return self.run.halo.next()
 

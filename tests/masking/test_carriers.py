@@ -210,6 +210,61 @@ def test_tokens_are_written_or_the_write_is_refused(tokens, x):
     )
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: (y.flatten(1).mul_(2), y.mean((2, 3)))[1],
+        lambda y: (y.view(len(y), -1).sub_(1), y)[1],
+        lambda y: (y.relu()[:, :, :1, :1].squeeze(2).mul_(2), y)[1],  # of another one
+        lambda y: (v := y.permute(0, 2, 3, 1), y.flatten(1).mul_(2), v)[2].mean((1, 2)),
+    ],
+    ids=["read", "returned", "another", "view"],
+)
+def test_features_that_are_written_into_are_refused_if_their_map_is_read_afterwards(
+    write, with_gradients, request, body, x
+):
+    class Writing(nn.Module):
+        def forward(self, x):
+            return write(body(x))
+
+    model = Writing().eval()
+    with torch.set_grad_enabled(with_gradients):
+        if "another" in request.node.callspec.id:
+            assert torch.isfinite(lm.LayerMasked(model)(x, VISIBLE)).all()
+            return
+        with pytest.raises(errors.UnsupportedOperatorError, match=r"whose features the model has written in place"):
+            lm.LayerMasked(model)(x, VISIBLE)
+
+
+def test_features_may_be_written_into_if_nobody_reads_their_map(body, x):
+    heads = [
+        nn.Sequential(body, nn.Flatten(), nn.ReLU(inplace=kind), nn.Linear(4 * H * W, 2)) for kind in (True, False)
+    ]
+    heads[1][3] = heads[0][3]
+    got, expected = (lm.LayerMasked(head.double().eval())(x, VISIBLE) for head in heads)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: (z := y.permute(0, 2, 3, 1).contiguous(), z.mul_(2), y.mean((2, 3)) + z.mean((1, 2)))[2],
+        lambda y: (z := y.permute(0, 2, 3, 1).reshape(len(y), H * W, 4), z.add_(1), y.mean((2, 3)) + z.mean(1))[2],
+    ],
+    ids=["contiguous", "reshape"],
+)
+@pytest.mark.parametrize("tokens", ["drop", "mask"])
+def test_a_write_into_what_the_memory_format_makes_a_view_is_refused(function, tokens, body, x):
+    # The engine has maps channels-last, where these are views; the plain model copies.
+    class Permuted(nn.Module):
+        def forward(self, x):
+            return function(body(x))
+
+    with pytest.raises(errors.UnsupportedOperatorError, match="writes into"):
+        lm.LayerMasked(Permuted().eval(), lm.MaskingOptions(tokens=tokens), verify=False)(x, VISIBLE)
+
+
 def test_a_write_that_another_view_would_miss_is_refused(x):
     class Parted(nn.Module):
         def forward(self, x):
