@@ -101,8 +101,8 @@ class Carrier(Tensor):
     def share_memory_with(self, views: Any, may_copy: bool = False) -> None:
         """Note that some carriers are views of this one: what is written into one of them, all have to see.
 
-        A copy in another dtype is none, nor is one that puts permuted values in order. Where the plain model may have made a copy
-        of permuted values, none may be written into.
+        A copy in another dtype is none, nor is one that puts permuted values in order. Where the plain model may have made a
+        copy of permuted values, none may be written into.
         """
         for one in views if isinstance(views, (list, tuple)) else (views,):
             if not isinstance(one, Tensor) or one is self:
@@ -141,8 +141,8 @@ class Carrier(Tensor):
         """
         if self._memory is not None and any(one._version != version for one, version in self._memory.left):
             raise UnsupportedOperatorError(
-                f"{name} reads {self!r}, into whose features the model has written in place, which would have to change it as "
-                "well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
+                f"{name} reads {self!r}, into whose features the model has written in place, which would have to change it "
+                "as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
             )
 
     def check_views(self, name: str, before: Any) -> None:

@@ -324,8 +324,8 @@ def _ordinary(output: Any, run: Run) -> Any:
         return afterwards(output, lambda value: _ordinary(value, run))
     if isinstance(output, _LATER):
         raise UnsupportedOperatorError(
-            f"the model returns something of type {type(output).__name__}, which would compute after the call, when masks are "
-            "gone. Let it return tensors, in lists or dictionaries, or a torch.futures.Future"
+            f"the model returns something of type {type(output).__name__}, which would compute after the call, when masks "
+            "are gone. Let it return tensors, in lists or dictionaries, or a torch.futures.Future"
         )
     if isinstance(output, MaskedTokens):
         return output.whole().with_hidden(0.0)

@@ -285,8 +285,8 @@ def _check_read_only(function: Callable[..., Any], args: tuple[Any, ...], kwargs
     is_write = bool(kwargs.get("inplace")) or is_in_place(function)
     if (is_write and args and _carriers(args[:1])) or _carriers([kwargs.get("out")]):
         raise UnsupportedOperatorError(
-            f"{function_name(function)} would write into an activation that was kept until after the call of the model, which "
-            "can only be read then. Write into a copy: x = x.clone()"
+            f"{function_name(function)} would write into an activation that was kept until after the call of the model, "
+            "which can only be read then. Write into a copy: x = x.clone()"
         )
 
 

@@ -42,7 +42,8 @@ class Run:
         observer: Sees every call of a rule; by default the one of the `observing` block around.
 
     Attributes:
-        is_over: Whether the model has returned, and the futures in its output are done. From then on its activations read like ordinary tensors.
+        is_over: Whether the model has returned, and the futures in its output are done. From then on its
+            activations read like ordinary tensors.
         is_recorded: Whether autograd may have saved activations: a model may switch it off and on.
     """
 

@@ -429,7 +429,7 @@ def test_a_masked_model_in_a_masked_model_is_refused(body, x):
         lm.LayerMasked(nn.Sequential(lm.LayerMasked(body)).eval())(x, VISIBLE)
 
 
-# ---- memory that activations share: hidden positions of one may be visible in another ----------------------------------------
+# ---- memory that activations share: hidden positions of one may be visible in another --------------------
 
 SPARSE = torch.zeros(2, H, W, dtype=torch.bool)
 SPARSE[0, 3:8:2, 1:6:2] = SPARSE[1, 6:, 4:] = True
@@ -502,7 +502,7 @@ def test_what_is_written_in_steps_arrives(with_gradients, body, x):
         torch.testing.assert_close(got, answer(body, lambda y: y * (1 - chosen) + 7 * chosen, x, SPARSE))
 
 
-# ---- after the model has returned --------------------------------------------------------------------------------------------
+# ---- after the model has returned --------------------
 
 
 @pytest.mark.parametrize(
