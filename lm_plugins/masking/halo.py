@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["Halo", "HaloLeftOutError", "run_with_halo"]
+__all__ = ["Halo", "HaloLeftOutError", "are_saves_hooked", "run_with_halo"]
 
-# Whether something other than autograd keeps what autograd saves. Torch before 2.5 does not tell.
-_are_saves_hooked: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
-)
+_top_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def are_saves_hooked() -> bool | None:
+    """Whether something other than autograd keeps what autograd saves, as checkpoints do. Torch before 2.5 does not tell."""
+    return None if _top_hooks is None else _top_hooks(True) is not None
 
 
 class HaloLeftOutError(Exception):
@@ -47,7 +49,7 @@ class Halo:
         A checkpoint computes convolutions again, and has to find what it found before.
         """
         self._count += 1
-        return None if _are_saves_hooked(True) else self._count
+        return None if are_saves_hooked() else self._count
 
     def leaves_out(self, number: int) -> bool:
         """Whether a halo is not computed."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
+from lm_plugins.masking.halo import are_saves_hooked
 from lm_plugins.masking.opaque_code import check_autograd_function
 from lm_plugins.masking.torch_functions import (
     check_overridable,
@@ -265,13 +266,13 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
         carriers += _carriers(kwargs.values())
     run = carriers[0].run
-    is_read_later = run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1
+    is_read_later = run.is_over and not reads_values(function) and not _is_computed_again()
     if (len(carriers) > 1 and _are_of_several_runs(carriers)) or (is_read_later and run.is_within_later):
         raise UnsupportedOperatorError(
             f"{function_name(function)} mixes activations of two calls of a model: the model, or a hook on it, keeps one "
             "from an earlier call. Let it keep x.detach().clone() after the call, or nothing"
         )
-    if is_read_later:  # during a backward pass, a checkpoint may run a part of the model again
+    if is_read_later:
         _check_read_only(function, args, kwargs)
         return function(*_ordinary(args), **_ordinary(kwargs))
     run.is_recorded = run.is_recorded or torch.is_grad_enabled()
@@ -279,6 +280,11 @@ def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if run.observer is None:
         return _act(function, args, kwargs, carriers)
     return run.observer(function, args, kwargs, lambda: _act(function, args, kwargs, carriers))
+
+
+def _is_computed_again() -> bool:
+    """Whether a checkpoint runs a part of the model again, during a backward pass. It keeps then what autograd saves."""
+    return torch._C._current_graph_task_id() != -1 and are_saves_hooked() is not False
 
 
 def _check_read_only(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -621,3 +621,21 @@ def test_a_thread_that_fulfils_a_future_computes_with_masks(verify, body, x):
                 start.set()
             torch.testing.assert_close(future.wait(), expected)
             assert type(kept[-1][0] * 1) is Tensor  # once it is done, what was kept reads like an ordinary tensor
+
+
+def test_a_kept_activation_reads_the_same_during_a_backward_pass_and_after_it(body, x):
+    found = {}
+
+    def weigh(module, inputs, output):
+        def see(gradient):
+            found["during"] = (output * gradient).mean((2, 3))
+
+        if output.requires_grad:  # the check needs none
+            output.register_hook(see)
+        found["activation"] = output
+
+    body[0].register_forward_hook(weigh)
+    output = answer(body, lambda y: y.square(), x.requires_grad_(), SPARSE)
+    activation = found["activation"]
+    gradient = torch.autograd.grad(output.sum(), activation)[0]
+    torch.testing.assert_close(found["during"], (activation * gradient).mean((2, 3)))
