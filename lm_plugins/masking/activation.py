@@ -63,6 +63,15 @@ class MaskedActivation(Carrier):
         """The same regions and dimensions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedActivation(values, self.visibility, self.dims)
 
+    def twin(self) -> "MaskedActivation":
+        """Another carrier of the same values."""
+        return MaskedActivation(self.values, self.visibility, self.dims)
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Whether dimensions are in the order in which convolutions leave them."""
+        return self.dims[-2:] == ("H", "W")
+
     def simplified(self) -> "MaskedActivation":
         """Itself."""
         return self
@@ -113,14 +122,14 @@ class MaskedActivation(Carrier):
 
         By default, under the computed one.
         """
-        # Without autograd, hidden positions are ours to write; what is computed but not visible is not.
+        # What is computed but not visible is not ours to write.
         is_unspecified = region is None or (region is self.visibility.visible and self.visibility.is_tight)
         region = region or self.visibility.computed
         if region.is_full:
             return self.values
         if self.dims != NCHW:
             return self.values.masked_fill(self.is_hidden(region), value)
-        return region.overwritten(self.values, value, in_place=is_unspecified and not torch.is_grad_enabled())
+        return region.overwritten(self.values, value, in_place=is_unspecified and self.owns_hidden)
 
     def visible_sum(self) -> Tensor:
         """Sum of the values, ``(N, C, H, W)``, over the visible positions of each image: ``(N, C)``."""
@@ -131,8 +140,7 @@ class MaskedActivation(Carrier):
         plan, rings = self.visibility.padding_for(window, halo)
         if rings == 0:
             return self.values
-        # Autograd may have saved the values for another branch; without it, hidden positions are ours to write.
-        return fill(self.values, plan, rings, in_place=not torch.is_grad_enabled())
+        return fill(self.values, plan, rings, in_place=self.owns_hidden)
 
     def completed_to(self, region: Mask) -> Tensor:
         """The values with every position of `region` defined: what is missing is padded from neighbours, or zero.

@@ -1,6 +1,7 @@
 """What all carriers have in common: they are tensors without storage, whose every use is handed to the rule table."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -8,11 +9,25 @@ import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
+from lm_plugins.masking.calls import call_rule
 from lm_plugins.masking.opaque_code import BELOW
-from lm_plugins.masking.registry import call_rule
 from lm_plugins.masking.run import Run
 
 __all__ = ["Carrier"]
+
+
+@dataclass
+class _Memory:
+    """What is known of the carriers that share the memory of one."""
+
+    views: "list[ref[Carrier]]"
+    may_be_copies: bool = False  # in the plain model
+    left: list[tuple[Tensor, int]] = field(
+        default_factory=list
+    )  # ordinary tensors, views in the plain model; their versions
+
+    def others(self, carrier: "Carrier") -> "list[Carrier]":
+        return [one for one in (known() for known in self.views) if one is not None and one is not carrier]
 
 
 class Carrier(Tensor):
@@ -33,7 +48,7 @@ class Carrier(Tensor):
 
     run: Run
     values: Tensor  # type: ignore[assignment]  # torch has a method of that name, of sparse tensors
-    _memory: "list[ref[Carrier]] | None"
+    _memory: _Memory | None
 
     def __init_subclass__(cls) -> None:
         if cls.is_tokens:
@@ -60,6 +75,15 @@ class Carrier(Tensor):
         """Whether a dimension holds no positions."""
         raise NotImplementedError
 
+    def twin(self) -> Any:
+        """Another carrier of the same values."""
+        raise NotImplementedError
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Whether dimensions are in the order in which convolutions leave them."""
+        return False
+
     def simplified(self) -> Any:
         """The same in its simplest form."""
         raise NotImplementedError
@@ -78,16 +102,23 @@ class Carrier(Tensor):
 
     # ---- memory ------------------------------------------------------------------------------------------------------------
 
-    def share_memory_with(self, views: Any) -> None:
+    def share_memory_with(self, views: Any, may_copy: bool = False) -> None:
         """Note that some carriers are views of this one: what is written into one of them, all have to see.
 
-        A copy in another dtype is none, nor is one that puts permuted values in order.
+        A copy in another dtype is none, nor is one that puts permuted values in order. Where the plain model may have made a
+        copy of permuted values, none may be written into.
         """
         for one in views if isinstance(views, (list, tuple)) else (views,):
-            if isinstance(one, Carrier) and one is not self and not self._is_copied_by(one):
-                if self._memory is None:
-                    self._memory = [ref(self)]
-                self._memory.append(ref(one))
+            if not isinstance(one, Tensor) or one is self:
+                continue
+            if self._memory is None:
+                self._memory = _Memory([ref(self)])
+            if not isinstance(one, Carrier):
+                if not (one.is_inference() or _share_storage(one, self.values)):
+                    self._memory.left.append((one.detach(), one._version))
+            elif not self._is_copied_by(one):
+                self._memory.views.append(ref(one))
+                self._memory.may_be_copies |= may_copy and not self.is_channels_first
                 one._memory = self._memory
 
     def _is_copied_by(self, other: "Carrier") -> bool:
@@ -95,6 +126,28 @@ class Carrier(Tensor):
             return True
         is_ordered = other.values.is_contiguous() and not self.values.is_contiguous()
         return is_ordered and other.regions() is self.regions() and getattr(self, "dims", ())[1:2] != ("C",)
+
+    @property
+    def owns_hidden(self) -> bool:
+        """Whether rules may write at hidden positions: neither autograd nor another activation can look there."""
+        if self.run.is_recorded or torch.is_grad_enabled():
+            return False
+        return self._memory is None or all(one.regions() is self.regions() for one in self._memory.others(self))
+
+    def check_left(self, name: str) -> None:
+        """Check that nothing was written into an ordinary tensor that was made of it, as a view of its memory.
+
+        Args:
+            name: Of the function that reads it now.
+
+        Raises:
+            UnsupportedOperatorError: It was: in the plain model, this activation would have changed as well.
+        """
+        if self._memory is not None and any(one._version != version for one, version in self._memory.left):
+            raise UnsupportedOperatorError(
+                f"{name} reads {self!r}, into whose features the model has written in place, which would have to change it "
+                "as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
+            )
 
     def check_views(self, name: str, before: Any) -> None:
         """Check after a write that it has reached every carrier that shares its memory in the model.
@@ -108,9 +161,8 @@ class Carrier(Tensor):
         """
         if self._memory is None:
             return
-        views = [one for one in (known() for known in self._memory) if one is not None and one is not self]
-        moved = self.regions() is not before
-        if any(moved or not _share_storage(one.values, self.values) for one in views):
+        moved = self.regions() is not before or self._memory.may_be_copies
+        if any(moved or not _share_storage(one.values, self.values) for one in self._memory.others(self)):
             raise UnsupportedOperatorError(
                 f"{name} writes into {self!r}, of which the model holds another view that would not see it. Write into a "
                 "copy instead: x.clone(), or the function that does not work in place"

@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
 
-__all__ = ["Halo", "HaloLeftOutError", "run_with_halo"]
+from lm_plugins.errors import LMPluginsError
+
+__all__ = ["Halo", "HaloLeftOutError", "are_saves_hooked", "run_with_halo"]
+
+_top_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
-class HaloLeftOutError(Exception):
-    """Something looked at a halo that this run had left out. Never leaves the engine, which runs the model again."""
+def are_saves_hooked() -> bool | None:
+    """Whether something other than autograd keeps what autograd saves, as checkpoints do. Torch before 2.5 does not tell."""
+    return None if _top_hooks is None else _top_hooks(True) is not None
+
+
+class HaloLeftOutError(LMPluginsError):
+    """Something looked at a halo that this run had left out. The engine then runs the model again."""
 
 
 class Halo:
@@ -26,24 +35,23 @@ class Halo:
     Attributes:
         looked_at: The numbers of those at which something has looked in this run.
         has_missed: Whether something looked at one that was left out.
+        is_needed: Whether all have to be computed, since a part of the model computes after it has returned.
     """
 
     def __init__(self, needed: frozenset[int] | None = None) -> None:
         self._needed = needed
-        self._numbers: dict[int, int] = {}
         self._count = 0
         self.looked_at: set[int] = set()
         self.has_missed = False
+        self.is_needed = False
 
-    def next(self, weight: Tensor) -> int:
-        """The number of the next convolution's halo, from 1, for one with this weight."""
+    def next(self) -> int | None:
+        """The number of the next convolution's halo, from 1; None where it must be computed.
+
+        A checkpoint computes convolutions again, and has to find what it found before.
+        """
         self._count += 1
-        self._numbers[id(weight)] = self._count
-        return self._count
-
-    def again(self, weight: Tensor) -> int | None:
-        """The number that a convolution had which a checkpoint computes again."""
-        return self._numbers.get(id(weight))
+        return None if are_saves_hooked() else self._count
 
     def leaves_out(self, number: int) -> bool:
         """Whether a halo is not computed."""
@@ -58,10 +66,12 @@ class Halo:
         self.looked_at.add(number)
         if self.leaves_out(number):
             self.has_missed = True
-            raise HaloLeftOutError
+            raise HaloLeftOutError(
+                "asked for the computed region of a kept activation, which this call had left out: ask for its visible one"
+            )
 
 
-def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int]]:
+def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None) -> tuple[Any, frozenset[int] | None]:
     """Run a model without the halos at which nothing looks; again, with all of them, if something did.
 
     Args:
@@ -69,7 +79,7 @@ def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None)
         needed: What earlier runs looked at; None if there was none.
 
     Returns:
-        What `compute` returns, and what runs have looked at until now.
+        What `compute` returns, and what runs have looked at until now; None if that cannot be known.
     """
     if needed is not None:
         sparing = Halo(needed)
@@ -79,8 +89,8 @@ def run_with_halo(compute: Callable[[Halo], Any], needed: frozenset[int] | None)
             if not sparing.has_missed:
                 raise
         else:
-            if not sparing.has_missed:  # a model may have swallowed the error
+            if not (sparing.has_missed or sparing.is_needed):  # a model may have swallowed the error
                 return result, needed
     halo = Halo()
     result = compute(halo)
-    return result, frozenset(halo.looked_at) | (needed or frozenset())
+    return result, None if halo.is_needed else frozenset(halo.looked_at) | (needed or frozenset())

@@ -1,6 +1,10 @@
 """Any torch vision model, layer-masked."""
 
+import concurrent.futures
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -24,6 +28,7 @@ from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.futures import afterwards
 from lm_plugins.masking.halo import run_with_halo
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.model_state import ModelState
 from lm_plugins.masking.opaque_code import (
     check_not_traced,
     check_python,
@@ -36,12 +41,15 @@ from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.sentinel import unpainted
 from lm_plugins.masking.tokens import MaskedTokens
-from lm_plugins.masking.verification import ModelState, verify
+from lm_plugins.masking.verification import verify
 from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["LayerMasked", "run_masked"]
 
 _WHAT = "layer masking"
+
+# What computes when it is asked, or when somebody else gets to it.
+_LATER = (Iterator, Awaitable, concurrent.futures.Future, FunctionType, MethodType, partial)
 
 
 class LayerMasked(nn.Module):
@@ -122,14 +130,15 @@ class LayerMasked(nn.Module):
             NonFiniteError: A visible pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
             UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed. Or a part of it
-                is compiled, exported or quantized, or this is called while a tracer records.
+                is compiled, exported or quantized, or this is called while a tracer records. Or it returns what would compute
+                later, such as a generator.
             VerificationError: With everything visible, the model gives another output through the engine than by itself.
         """
         return uncompiled(self._forward, x, visible, further)
 
     def _forward(self, x: Tensor, visible: Tensor | None, further: tuple[Any, ...]) -> Any:
         check_not_traced()
-        _check_not_within_run(x)
+        x = _given(x)
         check_images(x, _WHAT)
         check_data(self.model, x, visible)
         visible = unpainted(x) if visible is None else as_visible(visible, x)
@@ -253,12 +262,10 @@ def _run(
     values = x if region.is_full else _without_hidden(x, visible, is_finite)
     carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
     try:
-        with explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
-            return _ordinary(model(carrier, *further))
+        with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
+            return _ordinary(model(carrier, *further), run)
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(_explain(error, model, x, run.options, further)) from error
-    finally:
-        run.is_over = True
 
 
 def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
@@ -275,11 +282,15 @@ def _different(x: Tensor) -> Tensor:
     return x[:1] if x.stride(0) == 0 else x
 
 
-def _check_not_within_run(x: Any) -> None:
+def _given(x: Any) -> Any:
+    """The images; those of an activation that was kept until after its run are ordinary."""
+    if isinstance(x, Carrier) and x.run.is_over:
+        return x.ordinary()
     if isinstance(x, Carrier):
         raise InputTypeError(
             "LayerMasked was called within the run of another LayerMasked: wrap the model once, as lm.LayerMasked(model)."
         )
+    return x
 
 
 def _explain(
@@ -289,24 +300,33 @@ def _explain(
     return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 
-def _ordinary(output: Any) -> Any:
+def _ordinary(output: Any, run: Run) -> Any:
     """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
+    if isinstance(output, Carrier):
+        output.check_left("the output of the model")
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
     if isinstance(output, Future):
-        return afterwards(output, _ordinary)
+        if not output.done():
+            run.await_(output)
+        return afterwards(output, lambda value: _ordinary(value, run))
+    if isinstance(output, _LATER):
+        raise UnsupportedOperatorError(
+            f"the model returns something of type {type(output).__name__}, which would compute after the call, when masks "
+            "are gone. Let it return tensors, in lists or dictionaries, or a torch.futures.Future"
+        )
     if isinstance(output, MaskedTokens):
         return output.whole().with_hidden(0.0)
     if isinstance(output, dict):
-        items = {key: _ordinary(value) for key, value in output.items()}
+        items = {key: _ordinary(value, run) for key, value in output.items()}
         try:
             return type(output)(items)
         except TypeError:
             return items
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_ordinary(value) for value in output))
+        return type(output)(*(_ordinary(value, run) for value in output))
     if isinstance(output, (list, tuple)):
-        return type(output)(_ordinary(value) for value in output)
+        return type(output)(_ordinary(value, run) for value in output)
     if is_dataclass(output) and not isinstance(output, type):
-        return replace(output, **{field.name: _ordinary(getattr(output, field.name)) for field in fields(output)})
+        return replace(output, **{field.name: _ordinary(getattr(output, field.name), run) for field in fields(output)})
     return output

@@ -1,29 +1,21 @@
 """The rule table: which torch function acts how on a `MaskedActivation`, or on `MaskedTokens`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-from torch.nn import Parameter
-
-from lm_plugins.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
-from lm_plugins.masking.opaque_code import check_autograd_function
+from lm_plugins.errors import DuplicateRuleError, RuleError
 from lm_plugins.masking.torch_functions import (
     check_overridable,
     function_name,
-    gives_view,
     is_in_place,
-    reads_values,
     spellings,
 )
 
 __all__ = [
     "adding_only",
-    "call_rule",
     "complete_on_first_use",
     "function_name",
     "has_rule",
@@ -47,12 +39,6 @@ _overrides: ContextVar[Mapping[Any, Any] | None] = ContextVar("lm_plugins_overri
 _deferred: list[Callable[[], None]] = []
 _edition = object()  # another one after every change of the table
 _completing = RLock()  # what completes the table registers rules itself
-
-# torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
-_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
-
-# What most arguments are, and no activation is: told apart by one look-up.
-_PLAIN = frozenset({Tensor, Parameter, bool, int, float, str, type(None)})
 
 
 def register_rule(
@@ -246,133 +232,3 @@ def state_of_table() -> tuple[Any, ...]:
     """What decides which rule acts here and now: the same objects as long as nothing has changed."""
     _complete()
     return (_edition, *(_overrides.get() or {}).values())
-
-
-# ---- calls -----------------------------------------------------------------------------------------------------------
-
-
-def call_rule(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Let the rule of a torch function act: the one for maps if all carriers are maps and it can, or the one for tokens.
-
-    Once the run is over, the function itself acts on the ordinary tensors that the carriers stand for.
-
-    Raises:
-        UnsupportedOperatorError: The function has no rule, or would mix activations of two calls of a model.
-    """
-    carriers = _carriers(args)
-    if kwargs:
-        kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
-        carriers += _carriers(kwargs.values())
-    run = carriers[0].run
-    if len(carriers) > 1 and _are_of_several_runs(carriers):
-        raise UnsupportedOperatorError(
-            f"{function_name(function)} mixes activations of two calls of a model: the model, or a hook on it, keeps one "
-            "from an earlier call. Let it keep x.detach().clone() after the call, or nothing"
-        )
-    # During a backward pass, a checkpoint may run a part of the model again.
-    if run.is_over and not reads_values(function) and torch._C._current_graph_task_id() == -1:
-        return function(*_ordinary(args), **_ordinary(kwargs))
-    run.make_pending(args[0] if args else None)
-    if run.observer is None:
-        return _act(function, args, kwargs, carriers)
-    return run.observer(function, args, kwargs, lambda: _act(function, args, kwargs, carriers))
-
-
-def _are_of_several_runs(carriers: list[Any]) -> bool:
-    run = carriers[0].run
-    return any(one.run is not run for one in carriers) and not all(one.run.is_over for one in carriers)
-
-
-def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Any]) -> Any:
-    check_autograd_function(args)
-    if kwargs.get("out") is not None:
-        return _written_out(function, args, kwargs)
-    target = carriers[0] if args and args[0] is carriers[0] else None
-    is_write = target is not None and (is_in_place(function) or bool(kwargs.get("inplace")))
-    before = target.regions() if is_write and target is not None else None
-    holds_tokens = carriers[0].is_tokens or (len(carriers) > 1 and any(one.is_tokens for one in carriers))
-    result = _result(function, args, kwargs, holds_tokens, is_write)
-    if target is not None:
-        if is_write:
-            target.check_views(function_name(function), before)
-        elif gives_view(function) and not _holds_tensor(args[1:]):
-            target.share_memory_with(result)
-    return result
-
-
-def _result(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], holds_tokens: bool, is_write: bool
-) -> Any:
-    refusal = None
-    rule = rule_of(function)
-    if rule is not None and not holds_tokens:
-        try:
-            return rule(*args, **kwargs)
-        except UnsupportedOperatorError as error:
-            refusal = error
-    token_rule = rule_of(function, tokens=True)
-    if token_rule is None:
-        raise refusal or UnsupportedOperatorError(f"no masking rule for {function_name(function)}")
-    try:
-        tokens = _as_tokens(args)
-        result = token_rule(*tokens, **_as_tokens(kwargs))
-        if is_write and tokens[0] is not args[0]:
-            args[0].take_back(tokens[0])
-            return args[0] if result is tokens[0] else result
-        return result
-    except UnsupportedOperatorError as error:
-        raise (refusal or error) from None
-    finally:
-        refusal = None  # it knows this frame: the two would keep each other, and the activation, until Python cleans up
-
-
-def _written_out(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a function, written into the activation that ``out=`` names."""
-    out = kwargs["out"]
-    result = call_rule(function, args, {name: value for name, value in kwargs.items() if name != "out"})
-    if not hasattr(type(out), "is_tokens") or type(result) is not type(out) or result.shape != out.shape:
-        raise UnsupportedOperatorError(
-            f"{function_name(function)} with out={type(out).__name__} {tuple(getattr(out, 'shape', ()))}: its result, "
-            f"{type(result).__name__}, can only be written into an activation of its own kind and shape"
-        )
-    before = out.regions()
-    out.take_over(result)
-    out.check_views(function_name(function), before)
-    return out
-
-
-def _carriers(values: Iterable[Any]) -> list[Any]:
-    """The carriers among arguments, also in lists and dictionaries."""
-    found = []
-    for one in values:
-        kind = type(one)
-        if kind in _PLAIN:
-            continue
-        if isinstance(one, (list, tuple)):
-            found += _carriers(one)
-        elif isinstance(one, dict):
-            found += _carriers(one.values())
-        elif hasattr(kind, "is_tokens"):
-            found.append(one)
-    return found
-
-
-def _holds_tensor(values: Iterable[Any]) -> bool:
-    return any(_holds_tensor(one) if isinstance(one, (list, tuple)) else isinstance(one, Tensor) for one in values)
-
-
-def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
-    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        parts = [_converted(one, convert) for one in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict):
-        return {name: _converted(one, convert) for name, one in value.items()}
-    return convert(value) if hasattr(type(value), "is_tokens") else value
-
-
-def _as_tokens(value: Any) -> Any:
-    return _converted(value, lambda one: one.as_tokens())
-
-
-def _ordinary(value: Any) -> Any:
-    return _converted(value, lambda one: one.ordinary())

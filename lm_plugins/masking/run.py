@@ -3,8 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import Any, Protocol
 from weakref import ref
+
+import torch
+from torch.futures import Future
 
 from lm_plugins.masking.halo import Halo
 from lm_plugins.masking.options import MaskingOptions
@@ -13,6 +17,10 @@ __all__ = ["Observer", "Pending", "Run", "observing"]
 
 #: Sees every call of a torch function on an activation, together with the next step, and returns its result.
 Observer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+
+# The run in which this thread, or task, is.
+_current: ContextVar["Run | None"] = ContextVar("lm_plugins_run", default=None)
+_numbers = count()
 
 # Read once, when a run starts: threads and hooks within it see the same.
 _observer: ContextVar[Observer | None] = ContextVar("lm_plugins_observer", default=None)
@@ -34,7 +42,9 @@ class Run:
         observer: Sees every call of a rule; by default the one of the `observing` block around.
 
     Attributes:
-        is_over: Whether the model has returned. From then on its activations read like ordinary tensors.
+        is_over: Whether the model has returned, and the futures in its output are done. From then on its
+            activations read like ordinary tensors.
+        is_recorded: Whether autograd may have saved activations: a model may switch it off and on.
     """
 
     def __init__(self, options: MaskingOptions, halo: Halo | None = None, observer: Observer | None = None) -> None:
@@ -42,7 +52,39 @@ class Run:
         self.halo = halo
         self.observer = _observer.get() if observer is None else observer
         self.is_over = False
+        self.is_recorded = torch.is_grad_enabled()
         self._pending: ref[Pending] | None = None
+        self._number = next(_numbers)
+        self._has_returned = False
+        self._awaited: list[Future[Any]] = []
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The block in which the model runs."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            self._has_returned = True
+            self._note_done()
+
+    def await_(self, future: Future[Any]) -> None:
+        """Stay open until a future is there: a thread may still compute. What it will look at cannot be known."""
+        self._awaited.append(future)
+        if self.halo is not None:
+            self.halo.is_needed = True
+        future.add_done_callback(lambda _: self._note_done())
+
+    def _note_done(self) -> None:
+        if self._has_returned and all(future.done() for future in self._awaited):
+            self.is_over = True
+
+    @property
+    def is_within_later(self) -> bool:
+        """Whether this thread is in a run that began after this one."""
+        current = _current.get()
+        return current is not None and current._number > self._number
 
     def defer(self, activation: Pending) -> None:
         """Let an activation wait until a rule is called on another one, which may write into what it is made of."""

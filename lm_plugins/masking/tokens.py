@@ -83,6 +83,10 @@ class MaskedTokens(Carrier):
         """The same positions with other values; itself if a function worked in place."""
         return self if values is self.values else MaskedTokens(values, self.positions)
 
+    def twin(self) -> MaskedTokens:
+        """Another carrier of the same values."""
+        return MaskedTokens(self.values, self.positions)
+
     def image_count(self) -> int:
         """Images in the batch of the map that the tokens come from."""
         return self.positions[0].map_shape[0]

@@ -15,6 +15,7 @@ __all__ = [
     "function_name",
     "gives_view",
     "is_in_place",
+    "may_copy",
     "properties",
     "reads_values",
     "spellings",
@@ -29,6 +30,8 @@ _VIEWS = frozenset(
     "diagonal real detach contiguous to type_as float half double bfloat16 cpu cuda adjoint unfold __getitem__ data T mT H "
     "mH".split()
 )
+# They may as well copy, as the memory format tells, which need not be that of the plain model.
+_MAYBE_COPIES = frozenset("reshape reshape_as flatten ravel contiguous".split())
 # They are about the values themselves and autograd, whoever asks, also after the model has returned.
 _OF_VALUES = frozenset(
     "register_hook register_post_accumulate_grad_hook retain_grad retains_grad requires_grad requires_grad_ grad grad_fn "
@@ -112,6 +115,11 @@ def gives_view(function: Callable[..., Any]) -> bool:
     return _plain_name(function) in _VIEWS
 
 
+def may_copy(function: Callable[..., Any]) -> bool:
+    """Whether the memory format decides if the result of a torch function shares the memory of its first argument."""
+    return _plain_name(function) in _MAYBE_COPIES
+
+
 def reads_values(function: Callable[..., Any]) -> bool:
     """Whether a torch function is about values as autograd knows them: gradients, and hooks on them."""
     return _plain_name(function) in _OF_VALUES
@@ -122,7 +130,9 @@ def is_in_place(function: Callable[..., Any]) -> bool:
     """Whether a torch function changes its first argument: ``relu_``, ``__iadd__``."""
     name = getattr(function, "__name__", "")
     if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
+        return name in ("__setitem__", "__set__") or (
+            name.startswith("__i") and name not in ("__invert__", "__index__")
+        )
     return bool(name.endswith("_"))
 
 

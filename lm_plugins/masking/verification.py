@@ -1,10 +1,7 @@
 """Nothing is believed unchecked: with everything visible, the engine has to give what the plain model gives."""
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from operator import is_
-from types import FunctionType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,101 +10,10 @@ from torch.futures import Future
 
 from lm_plugins.errors import LMPluginsError, VerificationError
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.registry import state_of_table
 
-__all__ = ["ModelState", "verify"]
+__all__ = ["verify"]
 
 _Call = Callable[[nn.Module, Tensor], Any]
-
-# What most attributes are; nothing in them can change.
-_SIMPLE = frozenset({bool, int, float, str, bytes, type(None), Tensor, nn.Parameter, FunctionType, type, torch.dtype})
-
-
-class ModelState:
-    """What of a model decides what it computes, the values of its weights apart.
-
-    These are its modules, their classes, code, attributes and hooks, global hooks, and the rule table. What changes in every
-    call, such as a counter, is left out once that was seen. Not seen are functions outside of classes, and what attributes
-    hold deeper than two levels down.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        # Holding the objects themselves keeps others from taking their identity.
-        self._objects = _objects(model)
-        self._names = _names(model)
-        self._changing: frozenset[Any] = frozenset()
-
-    def has_changed(self, model: nn.Module) -> bool:
-        """Whether anything is not as it was."""
-        objects = _objects(model)
-        if len(objects) == len(self._objects) and all(map(is_, objects, self._objects)):
-            return False
-        return bool(self._changed(model) - self._changing)
-
-    def ignore_changes(self, model: nn.Module) -> None:
-        """Leave out from now on what has changed since: calls of the model have changed it."""
-        self._changing |= self._changed(model)
-        self._objects, self._names = _objects(model), _names(model)
-
-    def _changed(self, model: nn.Module) -> frozenset[Any]:
-        before = dict(zip(self._names, self._objects, strict=True))
-        now = dict(zip(_names(model), _objects(model), strict=True))
-        return frozenset(
-            name for name in before.keys() | now.keys() if name not in before or before[name] is not now.get(name)
-        )
-
-
-def _objects(model: nn.Module) -> list[Any]:
-    """Everything that counts."""
-    return [one for _, section in _sections(model) for one in section.values()]
-
-
-def _names(model: nn.Module) -> list[Any]:
-    """What names each of them."""
-    return [(owner, name) for owner, section in _sections(model) for name in section]
-
-
-def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
-    """Everything that counts, by name, in parts that have a name themselves."""
-    yield "rules", dict(enumerate(state_of_table()))
-    registry = torch.nn.modules.module
-    yield "hooks", registry._global_forward_hooks
-    yield "hooks before", registry._global_forward_pre_hooks
-    stack, seen = [model], set()
-    if type(model).named_modules is not nn.Module.named_modules:  # it stands for modules that it does not own
-        stack += model.modules()
-    classes: dict[type, None] = {}
-    while stack:
-        module = stack.pop()
-        key = id(module)
-        if key in seen:
-            continue
-        seen.add(key)
-        classes[type(module)] = None
-        state = module.__dict__
-        yield key, state
-        for name, value in state.items():
-            kind = type(value)
-            if kind is dict or kind is OrderedDict:
-                if value:
-                    yield (key, name), value
-            elif kind in _SIMPLE:
-                continue
-            elif kind in (list, tuple):
-                yield (key, name), dict(enumerate(value))
-            elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and id(value) not in seen:
-                seen.add(id(value))
-                yield (key, name), vars(value)
-        stack += [child for child in state["_modules"].values() if child is not None]
-    yield "classes", dict(enumerate(classes))
-    bases = dict.fromkeys(
-        base for kind in classes for base in kind.__mro__[: -2 if kind.__mro__[-2] is nn.Module else None]
-    )
-    for base in bases:
-        yield base, {name: getattr(value, "__code__", value) for name, value in vars(base).items()}
 
 
 def verify(model: nn.Module, x: Tensor, run: _Call, further: tuple[Any, ...] = ()) -> None:

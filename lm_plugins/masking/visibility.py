@@ -111,12 +111,19 @@ class Visibility:
 
     # ---- convolution -----------------------------------------------------------------------------------------------
 
-    def next_halo(self, window: Window, weight: Tensor) -> int | None:
+    def next_halo(self, window: Window) -> int | None:
         """The number of the halo of a convolution of the map, if it can be left out; otherwise None."""
         is_apart = self._rule == "coverage" and self.options.computed == "any" and window.kernel != (1, 1)
-        if self.run.halo is None or not is_apart or not window.keeps_grid or self.visible.inside is not None:
+        # After the run, only a checkpoint computes.
+        if (
+            self.run.halo is None
+            or self.run.is_over
+            or not is_apart
+            or not window.keeps_grid
+            or self.visible.inside is not None
+        ):
             return None
-        return self.run.halo.again(weight) if self.run.is_over else self.run.halo.next(weight)
+        return self.run.halo.next()
 
     @property
     def _padding(self) -> str:

@@ -1,6 +1,9 @@
 """A carrier is a tensor: code that asks gets the answer that it gets for any tensor, and nothing computes unseen."""
 
+import concurrent.futures
 import copy
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -203,6 +206,61 @@ def test_tokens_are_written_or_the_write_is_refused(tokens, x):
     )
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: (y.flatten(1).mul_(2), y.mean((2, 3)))[1],
+        lambda y: (y.view(len(y), -1).sub_(1), y)[1],
+        lambda y: (y.relu()[:, :, :1, :1].squeeze(2).mul_(2), y)[1],  # of another one
+        lambda y: (v := y.permute(0, 2, 3, 1), y.flatten(1).mul_(2), v)[2].mean((1, 2)),
+    ],
+    ids=["read", "returned", "another", "view"],
+)
+def test_features_that_are_written_into_are_refused_if_their_map_is_read_afterwards(
+    write, with_gradients, request, body, x
+):
+    class Writing(nn.Module):
+        def forward(self, x):
+            return write(body(x))
+
+    model = Writing().eval()
+    with torch.set_grad_enabled(with_gradients):
+        if "another" in request.node.callspec.id:
+            assert torch.isfinite(lm.LayerMasked(model)(x, VISIBLE)).all()
+            return
+        with pytest.raises(errors.UnsupportedOperatorError, match=r"whose features the model has written in place"):
+            lm.LayerMasked(model)(x, VISIBLE)
+
+
+def test_features_may_be_written_into_if_nobody_reads_their_map(body, x):
+    heads = [
+        nn.Sequential(body, nn.Flatten(), nn.ReLU(inplace=kind), nn.Linear(4 * H * W, 2)) for kind in (True, False)
+    ]
+    heads[1][3] = heads[0][3]
+    got, expected = (lm.LayerMasked(head.double().eval())(x, VISIBLE) for head in heads)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: (z := y.permute(0, 2, 3, 1).contiguous(), z.mul_(2), y.mean((2, 3)) + z.mean((1, 2)))[2],
+        lambda y: (z := y.permute(0, 2, 3, 1).reshape(len(y), H * W, 4), z.add_(1), y.mean((2, 3)) + z.mean(1))[2],
+    ],
+    ids=["contiguous", "reshape"],
+)
+@pytest.mark.parametrize("tokens", ["drop", "mask"])
+def test_a_write_into_what_the_memory_format_makes_a_view_is_refused(function, tokens, body, x):
+    # The engine has maps channels-last, where these are views; the plain model copies.
+    class Permuted(nn.Module):
+        def forward(self, x):
+            return function(body(x))
+
+    with pytest.raises(errors.UnsupportedOperatorError, match="writes into"):
+        lm.LayerMasked(Permuted().eval(), lm.MaskingOptions(tokens=tokens), verify=False)(x, VISIBLE)
+
+
 def test_a_write_that_another_view_would_miss_is_refused(x):
     class Parted(nn.Module):
         def forward(self, x):
@@ -365,3 +423,215 @@ def test_images_of_a_batch_may_be_taken_apart(body, x):
 def test_a_masked_model_in_a_masked_model_is_refused(body, x):
     with pytest.raises(errors.InputTypeError, match="wrap the model once"):
         lm.LayerMasked(nn.Sequential(lm.LayerMasked(body)).eval())(x, VISIBLE)
+
+
+# ---- memory that activations share: hidden positions of one may be visible in another --------------------
+
+SPARSE = torch.zeros(2, H, W, dtype=torch.bool)
+SPARSE[0, 3:8:2, 1:6:2] = SPARSE[1, 6:, 4:] = True
+POINTWISE = nn.Conv2d(3, 4, 1).double().eval()
+
+
+CONVOLUTION = nn.Conv2d(4, 4, 3, padding=1).double().eval()
+
+
+def through_tokens(layer):
+    def function(y, copied=False):
+        z = y.flatten(2)
+        z = (z.clone() if copied else z).unflatten(2, y.shape[2:])
+        z = layer(z).mean((2, 3), keepdim=True)
+        return CONVOLUTION(y) + z
+
+    return function
+
+
+def samples_beside_a_pool(y, copied=False):
+    y = POINTWISE(y)
+    z = (y.clone() if copied else y)[:, :, ::2, ::2]
+    return z + F.max_pool2d(y, 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        through_tokens(lambda y: F.max_pool2d(y, 3, 1, 1)),
+        through_tokens(CONVOLUTION),
+        samples_beside_a_pool,
+    ],
+    ids=["tokens, pooled", "tokens, convolved", "samples"],
+)
+@pytest.mark.parametrize("tokens", ["drop", "mask"])
+def test_what_is_hidden_here_and_visible_in_another_view_is_not_written_to(function, tokens, body, x):
+    options = lm.MaskingOptions(tokens=tokens, stem="coverage")
+    body = nn.Identity() if function is samples_beside_a_pool else body
+    with torch.no_grad():
+        expected = answer(body, lambda y: function(y, copied=True), x, SPARSE, options=options)
+        torch.testing.assert_close(answer(body, function, x, SPARSE, options=options), expected)
+
+
+def test_a_part_without_autograd_leaves_alone_what_autograd_has_saved(body, x):
+    def gated(y):
+        y = F.max_pool2d(y, 2)
+        z = y * y
+        with torch.no_grad():
+            gate = F.max_pool2d(y, 3, 1, 1).mean((2, 3), keepdim=True)
+        return z * gate
+
+    given = x.clone().requires_grad_()
+    answer(body, gated, given, SPARSE).sum().backward()
+    same = x.clone().requires_grad_()
+
+    def expected(y):
+        y = F.max_pool2d(y, 2)
+        return y * y * F.max_pool2d(y.detach(), 3, 1, 1).mean((2, 3), keepdim=True)
+
+    answer(body, expected, same, SPARSE).sum().backward()
+    torch.testing.assert_close(given.grad, same.grad)
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_what_is_written_in_steps_arrives(with_gradients, body, x):
+    chosen = torch.zeros(H, W, dtype=x.dtype)
+    chosen[::2, ::2] = 1
+    with torch.set_grad_enabled(with_gradients):
+        got = answer(body, assigned((..., slice(None, None, 2), slice(None, None, 2)), 7.0), x, SPARSE)
+        torch.testing.assert_close(got, answer(body, lambda y: y * (1 - chosen) + 7 * chosen, x, SPARSE))
+
+
+# ---- after the model has returned --------------------
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y.mul_(2),
+        lambda y: y.__setitem__((slice(None), 0), 0.0),
+        lambda y: F.relu(y, inplace=True),
+        lambda y: torch.add(torch.ones(2, 4, H, W), 1, out=y),
+    ],
+    ids=["mul_", "setitem", "inplace", "out"],
+)
+def test_a_write_into_a_kept_activation_is_refused(write, body, x):
+    kept = []
+    body[0].register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
+    answer(body, lambda y: y, x)
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"kept until after the call.*x\.clone\(\)"):
+        write(kept[-1])
+    weighted = kept[-1].clone()
+    weighted[:, 0] *= 0  # as Grad-CAM does by hand
+    torch.testing.assert_close(weighted[:, 1:], kept[-1][:, 1:])
+
+
+def test_an_activation_of_an_earlier_call_is_refused_also_alone(body, x):
+    class Smoothed(nn.Module):
+        before = None
+
+        def forward(self, x):
+            y, before = body(x), self.before
+            self.before = y
+            return (y if before is None else y + before * 0.5).mean((2, 3))
+
+    masked = lm.LayerMasked(Smoothed().eval(), verify=False)
+    masked(x, VISIBLE)
+    with pytest.raises(errors.UnsupportedOperatorError, match="two calls of a model"):
+        masked(x, VISIBLE)
+
+
+def test_a_hook_may_read_what_another_masked_model_has_left(body, x):
+    kept, read = [], []
+    other = copy.deepcopy(body)
+    other[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    masked = lm.LayerMasked(other)
+
+    def explain(module, inputs, output):
+        masked(x, VISIBLE)
+        read.append((kept[-1] * 2).sum())
+
+    body[0].register_forward_hook(explain)
+    answer(body, lambda y: y, x)
+    torch.testing.assert_close(read[-1], kept[-1].sum() * 2)
+
+
+POOL = concurrent.futures.ThreadPoolExecutor(1)
+
+
+def mean(y):
+    return F.adaptive_avg_pool2d(y, 1).flatten(1)
+
+
+class Awaited:
+    """As what a coroutine function returns."""
+
+    def __init__(self, y):
+        self.y = y
+
+    def __await__(self):
+        yield mean(self.y)
+
+
+@pytest.mark.parametrize(
+    "defer",
+    [
+        lambda y: (mean(one) for one in [y]),
+        lambda y: map(mean, [y]),
+        lambda y: {"later": lambda: mean(y)},
+        lambda y: [partial(mean, y)],
+        lambda y: POOL.submit(mean, y),
+        Awaited,
+    ],
+    ids=["generator", "map", "function", "partial", "concurrent.futures", "awaitable"],
+)
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_would_compute_after_the_call_is_refused(defer, verify, body, x):
+    class Later(nn.Module):
+        def forward(self, x):
+            return defer(body(x))
+
+    with pytest.raises(errors.UnsupportedOperatorError, match="compute after the call"):
+        lm.LayerMasked(Later().eval(), verify=verify)(x, VISIBLE)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_thread_that_fulfils_a_future_computes_with_masks(verify, body, x):
+    kept = []
+
+    class Promised(nn.Module):
+        def forward(self, x):
+            y, future, start = body(x), torch.futures.Future(), threading.Event()
+            kept.append((y, start))
+
+            def work():
+                start.wait()
+                with torch.no_grad():
+                    future.set_result(mean(body[2](y)))
+
+            threading.Thread(target=work).start()
+            return future
+
+    masked = lm.LayerMasked(Promised().eval(), verify=verify)
+    with torch.no_grad():
+        expected = answer(body, body[2], x, SPARSE)
+        for _ in range(3):
+            future = masked(x, SPARSE)
+            for _, start in kept:
+                start.set()
+            torch.testing.assert_close(future.wait(), expected)
+            assert type(kept[-1][0] * 1) is Tensor  # once it is done, what was kept reads like an ordinary tensor
+
+
+def test_a_kept_activation_reads_the_same_during_a_backward_pass_and_after_it(body, x):
+    found = {}
+
+    def weigh(module, inputs, output):
+        def see(gradient):
+            found["during"] = (output * gradient).mean((2, 3))
+
+        if output.requires_grad:  # the check needs none
+            output.register_hook(see)
+        found["activation"] = output
+
+    body[0].register_forward_hook(weigh)
+    output = answer(body, lambda y: y.square(), x.requires_grad_(), SPARSE)
+    activation = found["activation"]
+    gradient = torch.autograd.grad(output.sum(), activation)[0]
+    torch.testing.assert_close(found["during"], (activation * gradient).mean((2, 3)))

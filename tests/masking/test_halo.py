@@ -212,6 +212,59 @@ def test_a_checkpoint_computes_again_what_was_computed():
         torch.testing.assert_close(given.grad, same.grad, rtol=1e-9, atol=1e-12)
 
 
+def shared_weights(segment):
+    """One convolution in two segments: at the halo of the first something looks, at that of the second nothing."""
+    stem, one, other = (nn.Conv2d(c, 4, 3, padding=1).double() for c in (3, 4, 4))
+
+    def forward(x):
+        x = stem(x)
+        return segment(lambda y: other(one(y)), x) + segment(lambda y: nn.functional.max_pool2d(one(y), 3, 1, 1), x)
+
+    return forward
+
+
+def standardized_weights(segment):
+    """Weights that are made in every call."""
+    convolutions = [nn.Conv2d(c, 4, 3, padding=1).double() for c in (3, 4, 4, 4)]
+
+    def layer(x, i):
+        weight = convolutions[i].weight
+        x = nn.functional.conv2d(x, weight - weight.mean((1, 2, 3), keepdim=True), padding=1)
+        return nn.functional.max_pool2d(x, 2) if i > 1 else x
+
+    def forward(x):
+        for i in range(4):
+            x = segment(layer, x, i)
+        return x
+
+    return forward
+
+
+@pytest.mark.parametrize("network", [shared_weights, standardized_weights])
+def test_a_checkpoint_need_not_know_a_convolution_by_its_weight(network):
+    class Network(nn.Module):
+        def __init__(self, segment):
+            super().__init__()
+            torch.manual_seed(0)
+            self.function = network(segment)
+
+        def forward(self, x):
+            return self.function(x).mean((2, 3))
+
+    x, visible = images()
+    masked = lm.LayerMasked(Network(lambda *args: checkpoint(*args, use_reentrant=False)).eval())
+    plain = Network(lambda function, *args: function(*args)).eval()
+    for with_gradients in (True, False, True, True):
+        with torch.set_grad_enabled(with_gradients):
+            given, same = x.clone().requires_grad_(with_gradients), x.clone().requires_grad_(with_gradients)
+            output, expected = masked(given, visible), run_masked(plain, same, visible, lm.MaskingOptions())
+            torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-12)
+        if with_gradients:
+            output.square().sum().backward()
+            expected.square().sum().backward()
+            torch.testing.assert_close(given.grad, same.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_threads_share_one_masked_model():
     model, (x, visible) = residual_net(), images()
     masked, results = lm.LayerMasked(model), []
@@ -239,11 +292,11 @@ def test_published_semantics_have_no_halo():
 
 
 def test_a_region_reports_whoever_looks_at_it():
-    weight, made = torch.zeros(1), []
+    made = []
     region = samples.activation().visibility.visible
 
     def looking(halo):
-        number = halo.next(weight)
+        number = halo.next()
         visibility = Visibility(
             region, lambda: made.append("made") or region, Run(lm.MaskingOptions(), halo), halo=number
         )
@@ -256,7 +309,7 @@ def test_a_region_reports_whoever_looks_at_it():
     assert needed == halo.looked_at == {1}
     assert not Halo(needed).leaves_out(1)  # the look was noted, so that later runs compute it
 
-    _, needed = run_with_halo(lambda halo: halo.next(weight), None)  # nobody looks
+    _, needed = run_with_halo(lambda halo: halo.next(), None)  # nobody looks
     made.clear()
     with pytest.raises(HaloLeftOutError):
         looking(Halo(needed))

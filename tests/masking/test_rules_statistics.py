@@ -14,7 +14,7 @@ SPREADS = {
 }
 
 
-def broadcast(name, x, visible, correction):
+def spread(name, x, visible, correction):
     """``(N, C)``; 0 where fewer positions are visible than the correction takes away."""
     result = torch.zeros(x.shape[:2], dtype=x.dtype)
     for n in range(x.shape[0]):

@@ -1,6 +1,7 @@
 """Nothing is believed unchecked: the first masked answer of a model, and the first after a change, is verified."""
 
 import copy
+import functools
 import types
 from dataclasses import dataclass
 
@@ -321,3 +322,67 @@ def test_the_image_is_left_alone_by_the_check(x):
     before = x.clone()
     lm.LayerMasked(model)(x - 0.5, VISIBLE)
     assert torch.equal(x, before)
+
+
+# ---- what is held deeper ---------------------------------------------------------------------------------------------------
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self):
+        self.factor = 1.0
+
+
+def closing_over(value):
+    held = [value]
+    return held, lambda y: y * held[0]
+
+
+HELD = {
+    "a configuration in a configuration": (
+        lambda: types.SimpleNamespace(inner=types.SimpleNamespace(factor=1.0)),
+        lambda held: setattr(held.inner, "factor", 2.0),
+    ),
+    "a dictionary in a dictionary": (lambda: {"a": {"b": 1.0}}, lambda held: held["a"].__setitem__("b", 2.0)),
+    "a list in a list": (lambda: [[1.0]], lambda held: held[0].append(2.0)),
+    "slots": (Slotted, lambda held: setattr(held, "factor", 2.0)),
+    "a module in a list": (lambda: [nn.ReLU().eval()], lambda held: setattr(held[0], "inplace", True)),
+    "a module in a dictionary": (lambda: {"a": nn.ReLU().eval()}, lambda held: held.__setitem__("a", nn.Tanh().eval())),
+    "arguments of a partial": (
+        lambda: functools.partial(torch.add, alpha=[1.0]),
+        lambda held: held.keywords["alpha"].append(2.0),
+    ),
+    "variables of a function": (
+        lambda: closing_over(1.0)[1],
+        lambda held: held.__closure__[0].cell_contents.append(2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_a_change_of_what_an_attribute_holds_is_noticed(what, net, x):
+    make, change = HELD[what]
+    net.held = make()
+    masked = lm.LayerMasked(net)
+    masked(x, VISIBLE)
+    assert passes_of(masked, x) == [4]
+    change(net.held)
+    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4]
+
+
+def test_a_log_that_grows_in_every_call_is_left_out(net, x):
+    net.log, net.steps_of = [], {"shapes": []}
+
+    def note(module, inputs, output):
+        net.log.append(output.shape)
+        net.steps_of["shapes"].append(len(net.log))
+
+    net.body[1].register_forward_hook(note)
+    masked = lm.LayerMasked(net)
+    assert passes_of(masked, x) == [1, 1, 4]
+    for _ in range(4):
+        assert passes_of(masked, x) == [4]
+    net.scale = 3.0
+    assert passes_of(masked, x) == [1, 1, 4]

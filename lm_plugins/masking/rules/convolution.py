@@ -45,7 +45,7 @@ def conv2d(
     size: Pair = (int(input.shape[2]), int(input.shape[3]))
     kernel: Pair = (int(weight.shape[2]), int(weight.shape[3]))
     window = _window(kernel, pair(stride), padding if isinstance(padding, str) else pair(padding), pair(dilation), size)
-    halo = input.visibility.next_halo(window, weight)
+    halo = input.visibility.next_halo(window)
     if input.dims == FOLDED:
         n = input.visibility.visible.positions.shape[0]
         if groups % n:
@@ -53,6 +53,7 @@ def conv2d(
                 f"torch.nn.functional.conv2d with groups={groups} would mix the {n} images that are folded into the channels"
             )
         images = MaskedActivation(input.values.reshape(n, -1, *size), input.visibility)
+        input.share_memory_with(images)
         padded = images.padded_for(window, halo).reshape(input.shape)
     else:
         padded = input.padded_for(window, halo)

@@ -293,7 +293,7 @@ def setitem(input: MaskedActivation, index: Any, value: Any) -> None:
             raise UnsupportedOperatorError(f"torch.Tensor.__setitem__ of {part!r} by {value!r}, of other positions")
         same = value.visibility is part.visibility
         value = value.values if same else value.completed_to(part.visibility.computed)
-    part.values[...] = value
+    input.values[index] = value  # the part may be a copy, padded where it stands for others
 
 
 @register_rule(torch.Tensor.__getitem__)
@@ -338,8 +338,9 @@ def _padded_for_cut(input: MaskedActivation, rows: slice, columns: slice) -> Ten
     order = sorted(range(input.ndim), key=lambda dim: "NBCHW".index(input.dims[dim]))
     values = input.values.permute(order)
     images = values.reshape(input.visibility.visible.positions.shape[0], -1, *values.shape[-2:])
-    padded = MaskedActivation(images, input.visibility).padded_for(window)
-    return padded.reshape(values.shape).permute([order.index(dim) for dim in range(input.ndim)])
+    of_images = MaskedActivation(images, input.visibility)
+    input.share_memory_with(of_images)
+    return of_images.padded_for(window).reshape(values.shape).permute([order.index(dim) for dim in range(input.ndim)])
 
 
 # ---- padding ---------------------------------------------------------------------------------------------------------
