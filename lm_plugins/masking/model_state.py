@@ -1,5 +1,6 @@
 """The state of a model: what decides which way it takes, so that a change of it is noticed."""
 
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,8 +18,11 @@ __all__ = ["ModelState"]
 # What most attributes are; nothing in them can change.
 _SIMPLE = frozenset({bool, int, float, str, bytes, type(None), Tensor, nn.Parameter, type, torch.dtype, torch.device})
 _MAPPINGS = (dict, OrderedDict)
-# How many levels down attributes are looked into.
-_DEPTH = 4
+# How many levels down attributes are looked into, at how many objects in all, and with how many entries at most: a model
+# may hold a data set, or a logger that knows all others.
+_DEPTH, _OBJECTS, _ENTRIES = 4, 500, 1000
+# What `LayerMasked` keeps itself, where a hook holds it.
+_OWN = frozenset({"_learned"})
 
 
 class ModelState:
@@ -82,6 +86,7 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
     yield "hooks", registry._global_forward_hooks
     yield "hooks before", registry._global_forward_pre_hooks
     stack, seen = [model], set()
+    inner: set[int] = set()  # objects that attributes hold
     if type(model).named_modules is not nn.Module.named_modules:  # it stands for modules that it does not own
         stack += model.modules()
     classes: dict[type, None] = {}
@@ -96,8 +101,8 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
         yield key, state
         for name, value in state.items():
             kind = type(value)
-            if kind not in _SIMPLE and (kind not in _MAPPINGS or value):
-                yield from _inner((key, name), value, seen, stack, _DEPTH)
+            if kind not in _SIMPLE and (kind not in _MAPPINGS or value) and name not in _OWN:
+                yield from _inner((key, name), value, inner, stack, _DEPTH)
         stack += [child for child in state["_modules"].values() if child is not None]
     yield "classes", dict(enumerate(classes))
     bases = dict.fromkeys(
@@ -108,21 +113,26 @@ def _sections(model: nn.Module) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
 
 
 def _inner(
-    name: Any, value: Any, seen: set[int], stack: list[nn.Module], depth: int
+    name: Any, value: Any, inner: set[int], stack: list[nn.Module], depth: int
 ) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
     """What an attribute holds: entries, attributes, variables of a function. Modules are left for later, on the stack."""
     if isinstance(value, nn.Module):
         stack.append(value)
         return
-    contents = _contents(value)
-    if contents is None or id(value) in seen:
+    if id(value) in inner or len(inner) > _OBJECTS:
         return
-    seen.add(id(value))
+    contents = _contents(value)
+    if contents is None:
+        return
+    inner.add(id(value))
+    if len(contents) > _ENTRIES:
+        yield name, {"size": sys.intern(str(len(contents)))}
+        return
     yield name, contents
     if depth:
         for part, one in list(contents.items()):
             if type(one) not in _SIMPLE:
-                yield from _inner((name, part), one, seen, stack, depth - 1)
+                yield from _inner((name, part), one, inner, stack, depth - 1)
 
 
 def _contents(value: Any) -> Mapping[Any, Any] | None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import types
 from dataclasses import dataclass
 
@@ -386,3 +387,20 @@ def test_a_log_that_grows_in_every_call_is_left_out(net, x):
         assert passes_of(masked, x) == [4]
     net.scale = 3.0
     assert passes_of(masked, x) == [1, 1, 4]
+
+
+def test_large_collections_are_not_walked_through(net, x):
+    net.data = [[i] for i in range(5000)]
+    net.log = logging.getLogger()  # which knows all loggers of the program
+    masked = lm.LayerMasked(net)
+    masked(x, VISIBLE)
+    assert passes_of(masked, x) == [4]
+    net.data.append([1])
+    assert passes_of(masked, x) == [1, 1, 4]
+
+
+def test_a_hook_may_hold_the_masked_model(net, x):
+    masked = lm.LayerMasked(net)
+    net.body[1].register_forward_hook(lambda module, inputs, output: None if masked.training else output)
+    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4]
