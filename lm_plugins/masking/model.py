@@ -28,7 +28,7 @@ from lm_plugins.masking.coverage import coverage
 from lm_plugins.masking.futures import afterwards
 from lm_plugins.masking.halo import run_with_halo
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.model_state import ModelState
+from lm_plugins.masking.model_state import ModelState, has_hooks
 from lm_plugins.masking.opaque_code import (
     check_not_traced,
     check_python,
@@ -147,30 +147,40 @@ class LayerMasked(nn.Module):
             check_evaluation_mode(self.model, _WHAT, self.model.modules())
             with explaining_mismatch(self.model, x):
                 return self.model(x, *further)
-        learned = self._learned_about(x, visible, further)
-        output, learned.halo = run_with_halo(
-            lambda halo: _run(self.model, x, visible, Run(self.options, halo), further, is_finite), learned.halo
-        )
-        return output
-
-    def _learned_about(self, x: Tensor, visible: Tensor, further: tuple[Any, ...]) -> "_Learned":
-        """What is known about the model for images of this kind: checked, if it is new or has changed."""
         kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type), _kind_of(further))
         learned = self._learned.get(kind)
+
+        def run() -> Any:
+            needed = None if learned is None else learned.halo
+            return run_with_halo(
+                lambda halo: _run(self.model, x, visible, Run(self.options, halo), further, is_finite), needed
+            )
+
         if learned is None or learned.state.has_changed(self.model):
+            learned = None
             check_python(self.model)
             check_evaluation_mode(self.model, _WHAT)
-            learned = _Learned(ModelState(self.model))
-            if self._verify:
+            if self._verify and has_hooks(self.model):
+                # Hooks keep the first of what they see, or the last: both are to belong to the answer, not to the check.
+                run()
+            learned = self._learned[kind] = self._verified(x, visible, further)
+        output, learned.halo = run()
+        return output
 
-                def run(model: nn.Module, images: Tensor) -> Any:
-                    everything = torch.ones_like(visible[: len(images)])
-                    return _run(model, images, everything, Run(self.options), further)
+    def _verified(self, x: Tensor, visible: Tensor, further: tuple[Any, ...]) -> "_Learned":
+        """What is known of the model once it was checked."""
+        learned = _Learned(ModelState(self.model))
+        if self._verify:
 
-                with explaining_mismatch(self.model, x):
-                    verify(self.model, torch.where(visible[:, None], x.detach(), 0.0), run, further)
-                learned.state.ignore_changes(self.model)
-            self._learned[kind] = learned
+            def run(model: nn.Module, images: Tensor) -> Any:
+                everything = torch.ones_like(visible[: len(images)])
+                return _run(model, images, everything, Run(self.options), further)
+
+            # With gradients where the answer has them: hooks on activations ask for them.
+            images = torch.where(visible[:, None], x.detach(), 0.0).requires_grad_(x.requires_grad)
+            with explaining_mismatch(self.model, x):
+                verify(self.model, images, run, further)
+            learned.state.ignore_changes(self.model)
         return learned
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lm_plugins.masking.registry import state_of_table
 
-__all__ = ["ModelState"]
+__all__ = ["ModelState", "has_hooks"]
 
 # What most attributes are; nothing in them can change.
 _SIMPLE = frozenset({bool, int, float, str, bytes, type(None), Tensor, nn.Parameter, type, torch.dtype, torch.device})
@@ -67,6 +67,14 @@ class ModelState:
         ]
         holders = (owner for owner, _ in changed if isinstance(owner, tuple))
         return frozenset(changed).union(holders) if changed else frozenset()
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether somebody watches the calls of a model or of its modules."""
+    registry = torch.nn.modules.module
+    return bool(registry._global_forward_hooks or registry._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in (model, *model.modules())
+    )
 
 
 def _objects(model: nn.Module) -> list[Any]:

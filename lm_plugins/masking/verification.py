@@ -32,19 +32,18 @@ def verify(model: nn.Module, x: Tensor, run: _Call, further: tuple[Any, ...] = (
     def plain(model: nn.Module, x: Tensor) -> Any:
         return model(x, *further)
 
-    with torch.no_grad():
-        try:
-            found, expected = run(model, x[:1].clone()), plain(model, x[:1].clone())
-            x = x[:1]
-        except LMPluginsError:
-            raise
-        except Exception:  # a model may know the size of its batches
-            found, expected = run(model, x.clone()), plain(model, x.clone())
-        difference = _difference(expected, found)
-        if difference is None or _agree_in_double(model, x, plain, run):
-            return
-        again = _difference(expected, plain(model, x.clone()))
-        where = None if again else _first_difference(model, x, plain, run)
+    try:
+        found, expected = run(model, x[:1].clone()), plain(model, x[:1].clone())
+        x = x[:1]
+    except LMPluginsError:
+        raise
+    except Exception:  # a model may know the size of its batches
+        found, expected = run(model, x.clone()), plain(model, x.clone())
+    difference = _difference(expected, found)
+    if difference is None or _agree_in_double(model, x, plain, run):
+        return
+    again = _difference(expected, plain(model, x.clone()))
+    where = None if again else _first_difference(model, x, plain, run)
     if again:
         reason = (
             "The model gives another answer to the same image every time, so that nothing can be explained: look for dropout, "

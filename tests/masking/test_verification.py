@@ -217,7 +217,8 @@ def test_a_change_is_noticed(change, net, x):
     masked(x, VISIBLE)
     CHANGES[change](net)
     try:
-        assert passes_of(masked, x) == [1, 1, 4]
+        # Where there are hooks, what they see first belongs to the answer as well.
+        assert passes_of(masked, x) == ([4, 1, 1, 4] if "hook" in change else [1, 1, 4])
         assert passes_of(masked, x) == [4]
     finally:
         if change == "a rule":
@@ -243,7 +244,7 @@ def test_a_global_hook_is_noticed(net, x):
     masked(x, VISIBLE)
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
     try:
-        assert passes_of(masked, x) == [1, 1, 4]
+        assert passes_of(masked, x) == [4, 1, 1, 4]
     finally:
         handle.remove()
 
@@ -290,11 +291,11 @@ def test_what_changes_in_every_call_is_left_out(net, x):
         lambda module, inputs, output: setattr(module, "seen", getattr(module, "seen", 0) + 1000)
     )
     masked = lm.LayerMasked(net)
-    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4, 1, 1, 4]
     for _ in range(3):
         assert passes_of(masked, x) == [4]
     net.scale = 0.5  # others are still noticed
-    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4, 1, 1, 4]
 
 
 def test_a_model_that_knows_its_batch_is_checked_on_all_of_it(net, x):
@@ -382,11 +383,11 @@ def test_a_log_that_grows_in_every_call_is_left_out(net, x):
 
     net.body[1].register_forward_hook(note)
     masked = lm.LayerMasked(net)
-    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4, 1, 1, 4]
     for _ in range(4):
         assert passes_of(masked, x) == [4]
     net.scale = 3.0
-    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4, 1, 1, 4]
 
 
 def test_large_collections_are_not_walked_through(net, x):
@@ -402,5 +403,25 @@ def test_large_collections_are_not_walked_through(net, x):
 def test_a_hook_may_hold_the_masked_model(net, x):
     masked = lm.LayerMasked(net)
     net.body[1].register_forward_hook(lambda module, inputs, output: None if masked.training else output)
-    assert passes_of(masked, x) == [1, 1, 4]
+    assert passes_of(masked, x) == [4, 1, 1, 4]
     assert passes_of(masked, x) == [4]
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_hooks_that_keep_the_first_or_the_last_keep_what_belongs_to_the_answer(which, net, x):
+    """As libraries of class activation maps do: one keeps the first activation and the last gradient."""
+    activations, gradients = [], []
+
+    def keep(module, inputs, output):
+        activations.append(output.detach())
+        output.register_hook(lambda gradient: gradients.append(gradient.clone()))
+
+    masked = lm.LayerMasked(net)
+    net.body[2].register_forward_hook(keep)
+    masked(x, VISIBLE)[:, 0].sum().backward()
+    kept, gradient = activations[which].clone(), gradients[which]
+    activations.clear(), gradients.clear()
+    masked(x, VISIBLE)[:, 0].sum().backward()
+    torch.testing.assert_close(kept, activations[which].clone())
+    torch.testing.assert_close(gradient, gradients[which])
+    assert kept.shape == gradient.shape == (4, 4, 10, 12)
