@@ -31,17 +31,22 @@ shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
 shutil.copytree(DOCS.parent / "notebooks", DOCS / "notebooks", ignore=shutil.ignore_patterns("*.py", ".*"))
 
 # The table of supported functions, from the rule table itself, so that it cannot drift.
-by_rule: dict[tuple[str, str, str], list[str]] = {}
-for function, rule in (*registered_functions().items(), *registered_functions(tokens=True).items()):
-    key = (rule.__module__.rsplit(".", 1)[-1], rule.__name__, (rule.__doc__ or "").split("\n")[0])
-    by_rule.setdefault(key, []).append(function_name(function))
+carriers_of: dict[tuple[str, str, str, str], list[str]] = {}
+for carriers, table in (("maps", registered_functions()), ("tokens", registered_functions(tokens=True))):
+    for function, rule in table.items():
+        text = (rule.__doc__ or "").split("\n")[0]
+        key = (rule.__module__.rsplit(".", 1)[-1], rule.__name__, text, function_name(function))
+        carriers_of.setdefault(key, []).append(carriers)
+by_rule: dict[tuple[str, str, str, str], list[str]] = {}
+for (kind, rule_name, text, name), carriers_names in carriers_of.items():
+    by_rule.setdefault((kind, rule_name, text, " and ".join(carriers_names)), []).append(name)
 (DOCS / "generated").mkdir(exist_ok=True)
 (DOCS / "generated" / "supported_functions.md").write_text(
     f"{len({**registered_functions(), **registered_functions(tokens=True)})} spellings of torch functions have a rule.\n\n"
-    "| kind | what it does | functions |\n|---|---|---|\n"
+    "| kind | what it does | with | functions |\n|---|---|---|---|\n"
     + "".join(
-        f"| {kind} | {text} | {', '.join(f'`{one}`' for one in sorted(names))} |\n"
-        for (kind, _, text), names in sorted(by_rule.items())
+        f"| {kind} | {text} | {of} | {', '.join(f'`{one}`' for one in sorted(set(names)))} |\n"
+        for (kind, _, text, of), names in sorted(by_rule.items())
     )
 )
 

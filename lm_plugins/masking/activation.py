@@ -73,7 +73,7 @@ class MaskedActivation(Carrier):
         return self.dims[-2:] == ("H", "W")
 
     def simplified(self) -> "MaskedActivation":
-        """Itself."""
+        """Return itself: a map is simple."""
         return self
 
     def regions(self) -> Visibility:
@@ -81,7 +81,7 @@ class MaskedActivation(Carrier):
         return self.visibility
 
     def take_over(self, other: "MaskedActivation") -> None:
-        """Become another, as a function that works in place asks for."""
+        """Take the values and regions of another, which a function that works in place has made of it."""
         self.values, self.visibility, self.dims = other.values, other.visibility, other.dims
 
     def take_back(self, tokens: Any) -> None:

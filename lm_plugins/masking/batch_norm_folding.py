@@ -18,8 +18,8 @@ __all__ = ["prepared"]
 def prepared(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> nn.Module:
     """Copy a model for inference.
 
-    A convolution is folded into the batch norm behind it where nothing else sees what is between the two, as one run on `x`
-    tells. Modules with hooks are left alone, so that the hooks go on seeing what they saw.
+    A batch norm is folded into the convolution before it where nothing else uses the output of that convolution, as one run
+    on `x` tells. Modules with hooks are left alone, so that the hooks go on seeing what they saw.
 
     Args:
         model: A model in evaluation mode. It is not changed.

@@ -1,4 +1,4 @@
-"""Outputs that are promised for later: what has to be done to them, done when they come."""
+"""Outputs that come later, as futures: a change of one is made when it comes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ __all__ = ["afterwards"]
 
 
 def afterwards(future: Future[Any], change: Callable[[Any], Any]) -> Future[Any]:
-    """A future of the changed value.
+    """Return a future of the changed value.
 
     `Future.then` gives an object of another class, which Captum does not take for a future.
 
     Args:
-        future: A promised value.
+        future: It will hold the value.
         change: A function of it.
 
     Returns:

@@ -189,7 +189,7 @@ def adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.fl
 
 
 def ratio(inside: Tensor, region: Tensor) -> Tensor:
-    """How many times as much the image has as the region; 0 where the region has nothing."""
+    """The count of the image over that of the region; 0 where the region has nothing."""
     return torch.where(region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), 0.0)
 
 
@@ -255,7 +255,7 @@ class Resizing:
 
 @lru_cache(maxsize=1024)
 def _reduced(resizing: Resizing, size: Pair) -> Pair:
-    """The size with that of the result in place of those axes along which positions are skipped."""
+    """The size of the map, with that of the result along those axes on which positions are skipped."""
     output = resizing.output_of(size)
     if all(want >= have for have, want in zip(size, output, strict=True)):
         return size

@@ -57,7 +57,7 @@ class LayerMasked(nn.Module):
 
     The mask travels through the network with the activations. Every convolution pads the visible region from its
     neighbours, pooling averages what is visible, and the region moves along as `options` say. The model itself is
-    neither changed, copied nor traced; hooks on it still fire.
+    neither changed, copied nor traced; hooks on it still fire, also during the check that `verify` asks for.
 
     Args:
         model: A model of images ``(N, C, H, W)``, in evaluation mode when it is called.
@@ -288,7 +288,7 @@ def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
 
 
 def _different(x: Tensor) -> Tensor:
-    """One of the images, if all are the same without a step from one to the next."""
+    """The first image, if all are views of it, as ``expand`` makes them: there is one to copy, not N. Otherwise all."""
     return x[:1] if x.stride(0) == 0 else x
 
 

@@ -92,8 +92,8 @@ def check_not_traced() -> None:
 def check_autograd_function(args: tuple[Any, ...]) -> None:
     """Check that an activation that autograd follows was not handed to a function that hides it from autograd.
 
-    ``torch.autograd.Function.apply`` knows tensors only. It would run an activation without autograd, and its gradients
-    would be missing.
+    Autograd follows the values of an activation, not the activation itself. ``torch.autograd.Function.apply`` would take it
+    for a tensor without gradients, and they would be missing.
 
     Raises:
         UnsupportedOperatorError: It was; the function is named.

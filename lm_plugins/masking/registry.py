@@ -126,13 +126,13 @@ def override_rule(
     run side by side; threads that start within the block, as those of ``nn.DataParallel`` do, see the table. Blocks
     nest, and end also after an exception.
 
+    `LayerMasked` checks itself again within the block, and refuses a rule that changes what the model gives when everything
+    is visible. For experiments with such rules, ``verify=False`` switches the check off.
+
     Args:
         functions: A torch function or method, or several; they may have a rule or not.
         rule: The rule within the block, as for `register_rule`, for maps and tokens. None: the functions have no rule
             within it.
-
-    A rule that changes what the model gives when everything is visible is refused by the check of `LayerMasked`; for such
-    experiments it is switched off by ``verify=False``.
 
     Raises:
         RuleError: Something that torch does not let anybody override was passed, or a rule that cannot be called.

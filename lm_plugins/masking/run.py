@@ -87,11 +87,11 @@ class Run:
         return current is not None and current._number > self._number
 
     def defer(self, activation: Pending) -> None:
-        """Let an activation wait until a rule is called on another one, which may write into what it is made of."""
+        """Let the values of an activation wait. A rule that is called on another one may write into what they are made of."""
         self._pending = ref(activation)
 
     def make_pending(self, first: Any) -> None:
-        """Make what waits, unless the rule is called on it, as its first argument."""
+        """Make the values that wait, unless a rule is about to be called on that very activation."""
         if self._pending is not None:
             waiting = self._pending()
             if waiting is None or first is not waiting:

@@ -13,12 +13,12 @@ from lm_plugins.masking.visibility import Visibility
 
 __all__ = ["CONSTANT", "TokenPositions"]
 
-#: The place of a value that belongs to no position: a class token, a register, padding. It is never hidden.
+#: The number of a value that belongs to no position: a class token, a register, padding. It is never hidden.
 CONSTANT = -1
 
 
 class TokenPositions(Memo):
-    """The place of every value: a number of a position of a map, or `CONSTANT`. Immutable.
+    """The position of every value, by its number on a map; or `CONSTANT`. Immutable.
 
     A layout operation on the values (a view, a permutation, a roll, a window partition) is done to the positions as well.
     So no rule ever has to guess what a dimension has come to mean, and values whose positions are in order again are a map
@@ -88,7 +88,7 @@ class TokenPositions(Memo):
         return self.numbers.shape[dim] > 1
 
     def matches(self, other: "TokenPositions") -> bool:
-        """Whether both place the same values alike, with the same of them hidden."""
+        """Whether both give every value the same position, with the same positions hidden."""
         if self is other:
             return True
         if self.numbers.shape != other.numbers.shape or not torch.equal(self.numbers, other.numbers):
@@ -186,7 +186,7 @@ def _is_window(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
 
 
 def compact(numbers: Tensor) -> Tensor:
-    """Numbers narrowed to size 1 along every dimension in which they do not vary."""
+    """Narrow numbers to size 1 along every dimension in which they do not vary."""
     for dim in range(numbers.ndim):
         if numbers.shape[dim] > 1 and numbers.stride(dim) == 0:
             numbers = numbers.narrow(dim, 0, 1)

@@ -21,7 +21,7 @@ __all__ = ["MaskedTokens", "Sequence", "as_dropped", "dropped", "gathered", "res
 
 
 class MaskedTokens(Carrier):
-    """Values in any layout, with the place of each of them on the map that they come from.
+    """Values in any layout, with the position of each of them on the map that they come from.
 
     Most carry one `TokenPositions`. Attention scores carry two, those of their queries and those of their keys; a value is
     hidden if any of its positions is. The invariant is that of maps: *values at hidden positions are unspecified*.
@@ -64,7 +64,7 @@ class MaskedTokens(Carrier):
         return all(one.is_full for one in self.positions)
 
     def as_tokens(self) -> MaskedTokens:
-        """Itself."""
+        """Return itself."""
         return self
 
     def regions(self) -> tuple[TokenPositions, ...]:
@@ -72,7 +72,7 @@ class MaskedTokens(Carrier):
         return self.positions
 
     def take_over(self, other: MaskedTokens) -> None:
-        """Become another, as a function that works in place asks for."""
+        """Take the values and positions of another, which a function that works in place has made of it."""
         self.values, self.positions = other.values, other.positions
 
     def is_channels(self, dim: int) -> bool:
@@ -144,7 +144,7 @@ class MaskedTokens(Carrier):
         return MaskedTokens(values, tuple(one.whole or one for one in self.positions)) if self.is_dropped else self
 
     def fitted(self, plain: Tensor) -> Tensor:
-        """A tensor that broadcasts to the values: of one with an entry for every token, those of the kept ones."""
+        """Make a tensor broadcast to the values: where it has an entry for every token, those of the kept ones are taken."""
         for one in self.positions:
             plain = plain if one.whole is None else gathered(plain, one)
         return plain
@@ -231,7 +231,7 @@ def _dropped(positions: TokenPositions) -> TokenPositions | None:
 
 
 def as_dropped(positions: TokenPositions, like: TokenPositions) -> TokenPositions | None:
-    """Of a sequence of all tokens, the positions of its constants and of those that stay in another; None if it is none."""
+    """Drop from a sequence what was dropped from another: constants and the same tokens stay. None if one is no sequence."""
     sequence, other = sequence_of(positions), sequence_of(cast(TokenPositions, like.whole))
     if sequence is None or other is None:
         return None
@@ -269,7 +269,7 @@ def _but(shape: torch.Size, dim: int, size: int) -> list[int]:
 
 
 def gathered(values: Tensor, positions: TokenPositions) -> Tensor:
-    """Of values with an entry for every token, those of the tokens that stay. Without such entries, as they are."""
+    """Keep the entries of the tokens that stay. Values without an entry for every token are returned as they are."""
     sequence, numbers = cast(Sequence, sequence_of(cast(TokenPositions, positions.whole))), positions.numbers
     values = values[(None,) * (numbers.ndim - values.ndim)]
     if values.shape[sequence.dim] == 1:
@@ -284,7 +284,7 @@ def gathered(values: Tensor, positions: TokenPositions) -> Tensor:
 
 
 def restored(values: Tensor, positions: TokenPositions) -> Tensor:
-    """Of values of the tokens that stay, some with an entry for every token: zero for the dropped ones."""
+    """Put the values of the tokens that stay back among all tokens; the dropped ones become zero."""
     whole = cast(TokenPositions, positions.whole)
     sequence = cast(Sequence, sequence_of(whole))  # only sequences are dropped from
     shape = list(values.shape)
@@ -294,7 +294,7 @@ def restored(values: Tensor, positions: TokenPositions) -> Tensor:
 
 
 def _index(positions: TokenPositions, sequence: Sequence) -> Tensor:
-    """Where the tokens that stay stood, int64 of the shape of ``positions.numbers``."""
+    """The index that each token that stays has among all, int64 of the shape of ``positions.numbers``."""
 
     def make() -> Tensor:
         numbers = positions.numbers

@@ -16,7 +16,7 @@ __all__ = ["Visibility"]
 
 
 class Visibility:
-    """What of an activation counts. Immutable; the only place that reads how `MaskingOptions` move a region.
+    """The regions of an activation. Immutable; nothing else reads how `MaskingOptions` move a region.
 
     Args:
         visible: The image's own region at this resolution: what merges and pooling count.
@@ -54,7 +54,7 @@ class Visibility:
 
     @property
     def computed(self) -> Mask:
-        """See the class. Looking at it is noted, since what nobody looks at is left out of later runs.
+        """The positions that are good to compute with. Looking is noted: later runs leave out what nobody looks at.
 
         Raises:
             HaloLeftOutError: It was left out of this run.

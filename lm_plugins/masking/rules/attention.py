@@ -180,7 +180,7 @@ def scaled_dot_product_attention(
 
 
 def _with_keys(attn_mask: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask that leaves `allowed` keys only, and which queries (..., L, 1) have none left: they see all, for now."""
+    """The mask that leaves `allowed` keys only. Queries (..., L, 1) with none left get all, and 0 later."""
     if attn_mask is None or attn_mask.dtype == torch.bool:
         both = allowed if attn_mask is None else attn_mask & allowed
         empty = ~both.any(-1, keepdim=True)

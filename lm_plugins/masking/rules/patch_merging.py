@@ -1,4 +1,4 @@
-"""Several positions in the channels of one: patches, as in the merging layers of hierarchical transformers."""
+"""Patch merging: the positions of a patch that lie in one dimension with the channels, as in hierarchical transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["merged_patches", "with_channels"]
 
 
 def with_channels(name: str, input: Carrier, dims: Sequence[int]) -> Carrier:
-    """The input, with whole patches in its channels merged into one position each.
+    """Make sure that dimensions hold channels only: whole patches in them are merged into one position each.
 
     Args:
         name: The torch function that acts on channels, for errors.
@@ -42,10 +42,10 @@ def with_channels(name: str, input: Carrier, dims: Sequence[int]) -> Carrier:
 
 
 def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActivation:
-    """Make one position of every patch whose positions lie behind each other along a dimension.
+    """Merge patches: all positions that lie along a dimension, beside the channels, become one position.
 
-    As a convolution with that patch as kernel and stride would: hidden positions are padded from their neighbours, and
-    the region passes the window as `MaskingOptions` say.
+    This is what a convolution with that patch as kernel and stride does: hidden positions are padded from their neighbours,
+    and the region passes the window as `MaskingOptions` say.
 
     Args:
         input: Tokens, all positions of a map among them.
@@ -83,7 +83,7 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
 
 
 def _order(positions: TokenPositions, shape: Sequence[int]) -> Tensor:
-    """What brings values of `shape` into the order of the map, channels last."""
+    """The indices that bring values of `shape` into the order of the map, channels last."""
     return positions.numbers.expand(*shape).flatten().argsort(stable=True)
 
 
