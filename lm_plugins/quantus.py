@@ -4,7 +4,6 @@ Metrics that remove patches need no adapter: ``lm.LayerMasked(model)`` with ``pe
 for those that remove single features, `hide_segments` for IROF.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
 from lm_plugins.errors import MaskValueError, ShapeError
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.removal import Removal, as_removal
 
@@ -34,7 +33,8 @@ class PixelMasks(nn.Module):
         model: A model of images ``(N, C, H, W)``, in evaluation mode.
         images: The images to evaluate, ``(N, C, H, W)``: a floating-point tensor or array.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the logits ``(N, classes)`` from what the model returns; None if it returns them.
+        output: A word for what the model returns, for the probabilities that it means (then leave Quantus' ``softmax=False``);
+            or a function that chooses ``(N, classes)``. None takes what it returns.
 
     Raises:
         ShapeError: `images` is no batch of images.
@@ -60,7 +60,7 @@ class PixelMasks(nn.Module):
         model: nn.Module,
         images: Tensor | NDArray[Any],
         removal: Removal | str | None = None,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
     ) -> None:
         super().__init__()
         batch = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
@@ -71,6 +71,7 @@ class PixelMasks(nn.Module):
         self.training = False
         self.register_buffer("images", batch, persistent=False)
         self._forward = as_removal(removal)(model)
+        parted(output)  # an unknown word is said now
         self._output = output
 
     @property

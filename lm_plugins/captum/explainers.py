@@ -6,6 +6,7 @@ from typing import Any
 from lm_plugins.captum.pixel_masks import PixelMasks, image_position
 from lm_plugins.captum.similarity import feature_similarity
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
+from lm_plugins.features.output import Output
 from lm_plugins.removal import Removal
 
 try:
@@ -41,7 +42,8 @@ class FeatureAblation(_WithFutures, attr.FeatureAblation):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
 
     Example:
         >>> import torch
@@ -77,7 +79,8 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -127,7 +130,8 @@ class ShapleyValueSampling(_WithFutures, attr.ShapleyValueSampling):  # type: ig
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -154,7 +158,8 @@ class ShapleyValues(_WithFutures, attr.ShapleyValues):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -208,7 +213,8 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
         similarity_func: As upstream's; by default `feature_similarity`, which looks at which features are present.
         perturb_func: As upstream's.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def __init__(
@@ -218,7 +224,7 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
         similarity_func: Callable[..., Any] | None = None,
         perturb_func: Callable[..., Any] | None = None,
         removal: Removal | str | None = None,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
     ) -> None:
         super().__init__(
             forward_func,
@@ -236,5 +242,6 @@ class KernelShap(_SampledPixelMasks, attr.KernelShap):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """

@@ -13,7 +13,7 @@ from lm_plugins.checks import Target, check_evaluation_mode, check_finite, check
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
 from lm_plugins.features import relabelled
 from lm_plugins.features.coalition import spread
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.futures import afterwards
 from lm_plugins.removal import Removal, as_removal
@@ -80,10 +80,11 @@ class PixelMasks:
         self,
         forward_func: Callable[..., Any],
         removal: Removal | str | None = None,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
         **upstream: Any,
     ) -> None:
         self._explained = forward_func
+        parted(output)  # an unknown word is said now
         forward = as_removal(removal)(ModelCall(forward_func))
 
         def forward_masks(*values: Any) -> Any:
@@ -189,10 +190,10 @@ def image_position(tensors: tuple[Any, ...]) -> int:
     return images[0]
 
 
-def _explained(result: Any, output: Callable[[Any], Any] | None, call: _Call, count: int) -> Any:
-    chosen = result if output is None else output(result)
-    if not isinstance(chosen, (Tensor, int, float)):
-        rows_of(result, count, output)  # raises: says what came and how to choose
+def _explained(result: Any, output: Output | None, call: _Call, count: int) -> Any:
+    chosen = result if output is None or isinstance(output, str) else output(result)
+    if isinstance(output, str) or not isinstance(chosen, (Tensor, int, float)):
+        chosen = rows_of(result, count, output)  # raises for what is no tensor: says what came and how to choose
     call.check_target(chosen)
     return chosen
 

@@ -14,7 +14,8 @@ from sklearn.utils import check_random_state
 
 from lm_plugins.errors import OptionError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.lime.classifier import Classifier, Model, Output, Preprocess, check_agreement
+from lm_plugins.features.output import Output
+from lm_plugins.lime.classifier import Classifier, Model, Preprocess, check_agreement
 from lm_plugins.lime.image import as_image, as_rgb
 from lm_plugins.lime.segments import segments_of
 from lm_plugins.removal import Removal
@@ -34,8 +35,10 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
             Applied once, to the clean image: superpixels are removed afterwards. None divides uint8 by 255, takes floats
             as they are and puts the channels first. The result goes to the device and the dtype of the model.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: From what the model returns for K images to the tensor ``(K, classes)`` that is explained. None applies
-            a softmax; a single column is taken as it is.
+        output: What the model returns, in a word: ``"logits"`` (a softmax follows), ``"probabilities"``, ``"sigmoid"`` (labels
+            that do not exclude each other; a sigmoid follows), ``"single_logit"`` (two classes, 0 and 1) or ``"regression"``
+            (taken as it is, label 0). Or a function from it to the tensor ``(K, classes)`` that is explained, as it is. None
+            means logits, is refused where they look like probabilities, and takes a single output for a single logit.
         kernel_width: Of the weights of samples, above 0.
         kernel: From distances and `kernel_width` to weights; None for upstream's exponential.
         verbose: Print the local predictions.
@@ -112,7 +115,7 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
                 channel, which becomes RGB in the explanation only.
             classifier_fn: Not needed. If given, it is asked once about the unperturbed image, and has to agree with the
                 model: to 1e-3, times the largest output where that is above 1.
-            labels: The classes to explain where `top_labels` is None; for a model with one output, the default means it.
+            labels: The classes to explain where `top_labels` is None; for a regression, the default means its one output.
             hide_color: Not used.
             top_labels: Explain as many of the most probable classes.
             num_features: The most superpixels in an explanation.
@@ -218,7 +221,7 @@ def _check_counts(**counts: Any) -> None:
 
 def _existing(labels: Iterable[int], classes: int) -> tuple[int, ...]:
     chosen = tuple(labels)
-    if classes == 1 and chosen == (1,):  # the default, which is meant for a model of two classes
+    if classes == 1 and chosen == (1,):  # the default, which is meant for two classes
         return (0,)
     missing = [label for label in chosen if not isinstance(label, Integral) or not 0 <= label < classes]
     if missing or not chosen:
