@@ -43,7 +43,8 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             regions their mean share of the image. ``"observed"``: at each pixel, how visible it was on average in these
             masks; S is then the mean score over the masks that show a pixel, with much less noise where few masks were
             drawn. None: ``"expected"`` for colours, ``"observed"`` for regions.
-        output_is: The word, where `output` is a function: what it returns. None means ``"probabilities"``, which are checked.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
+            of a single one, `target` is None or 0, as in Captum.
         batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
             GPU wants more.
         output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
@@ -83,7 +84,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         super().__init__(forward_func)
         self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
-        self._output_is, self._batch_size = word or "probabilities", batch_size
+        self._output_is, self._batch_size = word, batch_size
 
     def attribute(
         self,

@@ -54,14 +54,15 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. What is credited is then the visible
             region that was scored, not the soft mask. One run for each; the three of the default kept more confidence
             under layer masking than any one of them.
-        output_is: The word, where `output` is a function: what it returns. None means ``"probabilities"``, which are checked.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
+            of a single one, `target` is None or 0, as in Captum.
         gradient_of: ``"probability"`` as published, or ``"output"``: select maps by the gradient of what the model
             returns, before softmax or sigmoid.
         normalize: Spread the result over [0, 1]. The published formula ends with the fusion; the order of pixels is the
             same.
         batch_size: Masks in one forward pass. Small batches are fastest on a CPU; a GPU wants more.
-        output: A word for what the model returns (see `lm_plugins.features.output`), or a function that turns it into a tensor
-            ``(K, ...)``; None if it is one.
+        output: A word for what the model returns (see `lm_plugins.features.output`), or a function that turns it into a
+            tensor ``(K, ...)``; None if it is one.
 
     Raises:
         OptionError: An option is not one of these.
@@ -119,7 +120,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._layers = None if layers is None else named_layers(forward_func, layers)
         self._mu, self._fusion, self._temperature = mu, fusion, temperature
-        self._output_is, self._gradient_of, self._output = word or "probabilities", gradient_of, choose
+        self._output_is, self._gradient_of, self._output = word, gradient_of, choose
         self._normalize, self._batch_size = normalize, batch_size
 
     def layers_for(self, inputs: Tensor, additional_forward_args: Any = None) -> list[str]:

@@ -97,7 +97,7 @@ def confidence_in_top(
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
         target: A class, or one for each image.
         share: Of the pixels that stay visible, in [0, 1]. The papers keep 15 %.
-        output_is: The word, where `output` is a function: what it returns. None means ``"probabilities"``.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
         output: A word for what the model returns, or a function that turns it into a tensor ``(N, ...)``; None if it is one.
 
     Returns:
@@ -130,10 +130,7 @@ def confidence_in_top(
         )
     with torch.no_grad():
         results = [forward(x, visible) for visible in (torch.ones_like(top), top)]
-    before, after = (
-        selected(as_probabilities(rows_of(result, len(x), choose), word or "probabilities"), targets)
-        for result in results
-    )
+    before, after = (selected(as_probabilities(rows_of(result, len(x), choose), word), targets) for result in results)
     return before, after
 
 

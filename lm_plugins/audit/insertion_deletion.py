@@ -54,7 +54,7 @@ def deletion(
         target: A class, or one for each image.
         steps: Parts of about equal size that the pixels are deleted in, at least 1. RISE uses as many as the image has
             rows.
-        output_is: The word, where `output` is a function: what it returns. None means ``"probabilities"``.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
         batch_size: Images in one forward pass.
         output: A word for what the model returns, or a function that turns it into a tensor ``(K, ...)``; None if it is one.
 
@@ -154,7 +154,7 @@ def _curve(
             visible = (one[None] < counts) if is_insertion else (one[None] >= counts)
             with torch.no_grad():
                 result = forward(row.expand(len(visible), -1, -1, -1), visible)
-            rows = as_probabilities(rows_of(result, len(visible), choose), word or "probabilities")
+            rows = as_probabilities(rows_of(result, len(visible), choose), word)
             parts.append(selected(rows, [chosen] * len(visible)))
         scores.append(torch.cat(parts))
     return Curve(torch.tensor(changed, dtype=torch.float64) / pixels, torch.stack(scores))

@@ -217,6 +217,12 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
+    _if_zero = (
+        "By default Captum fits a Lasso of alpha=0.01, which turns weights of about that size into 0, such as those on a "
+        "probability among 1,000 classes: pass interpretable_model=SkLearnLasso(alpha=1e-4), or SkLearnRidge(alpha=1.0), of "
+        "captum._utils.models.linear_model, or explain logits. Else look at target= and output=."
+    )
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -245,3 +251,10 @@ class KernelShap(_SampledPixelMasks, attr.KernelShap):  # type: ignore[misc]
         output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
+
+    def _check_features(self, count: int) -> None:
+        if count < 2:
+            raise OptionError(
+                "KernelShap draws coalitions of at least 2 features, the feature mask has a single one: make more of them "
+                "(smaller patches, more superpixels), or take FeatureAblation."
+            )

@@ -78,8 +78,8 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
     Args:
         result: What the model returned: a tensor, tuple, dict, dataclass, ...
         count: The number of images.
-        output: Chooses or computes the tensor from it, such as ``lambda result: result["out"].mean((2, 3))``. A word says what
-            the tensor holds, and asks for the probabilities that it means. None takes `result` as it is.
+        output: Chooses or computes the tensor from it, such as ``lambda result: result["out"].mean((2, 3))``. A word says
+            what the tensor holds, and asks for the probabilities that it means. None takes `result` as it is.
 
     Returns:
         ``(count, ...)``.
@@ -123,12 +123,13 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
     )
 
 
-def as_probabilities(output: Tensor, output_is: OutputIs) -> Tensor:
+def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
     """Probabilities from what a model returns.
 
     Args:
         output: ``(N, classes)`` or, where no softmax is asked for, of any shape.
-        output_is: What it is; see `lm_plugins.features.output`.
+        output_is: What it is; see `lm_plugins.features.output`. None checks for probabilities and leaves their form alone: a
+            single one stays one.
 
     Returns:
         The same shape; ``(N, 2)`` where there is a single probability for each image: that of class 1 is the second.
@@ -146,14 +147,14 @@ def as_probabilities(output: Tensor, output_is: OutputIs) -> Tensor:
         >>> as_probabilities(torch.tensor([[0.0, 0.0]]), "logits")
         tensor([[0.5000, 0.5000]])
     """
-    output_is = _word(output_is, "output_is")
+    word = None if output_is is None else _word(output_is, "output_is")
     if bool(output.isnan().any()):
         raise NonFiniteError(
             "the model returns NaN; look for broken weights, or for images outside of what it can take."
         )
-    if output_is == "regression":
+    if word == "regression":
         return output
-    if output_is == "logits":
+    if word == "logits":
         if output.ndim < 2 or output.shape[1] < 2:
             raise ShapeError(
                 f"the softmax of logits needs outputs (N, classes), got shape {tuple(output.shape)}; for a single yes or no "
@@ -163,24 +164,22 @@ def as_probabilities(output: Tensor, output_is: OutputIs) -> Tensor:
             raise OptionError(f"the model already returns probabilities: {_USE.format('a second softmax')}.")
         return output.softmax(1)
     is_single = output.ndim == 1 or output.shape[1:] == (1,)
-    if output_is == "single_logit" and not is_single:
+    if word == "single_logit" and not is_single:
         raise ShapeError(
             f"a single logit is an output (N,) or (N, 1), got shape {tuple(output.shape)}; for several classes pass "
             "output='logits' (softmax) or 'sigmoid' (labels that do not exclude each other)."
         )
-    if output_is == "probabilities":
+    if word in ("probabilities", None):
         if not bool(_in_range(output, _SLACK)):
             raise ProbabilityError(
                 f"probabilities are expected, the model returns values from {float(output.detach().min()):.4g} to "
                 f"{float(output.detach().max()):.4g}. Pass output='logits' (a softmax follows), 'sigmoid' or 'single_logit' "
                 "(a sigmoid follows), or 'regression' to take them as they are."
             )
-        return torch.stack([1 - output.reshape(-1), output.reshape(-1)], 1) if is_single else output
-    return (
-        torch.stack([(-output.reshape(-1)).sigmoid(), output.reshape(-1).sigmoid()], 1)
-        if is_single
-        else output.sigmoid()
-    )
+        return torch.stack([1 - output.reshape(-1), output.reshape(-1)], 1) if is_single and word else output
+    if is_single:
+        return torch.stack([-output.reshape(-1), output.reshape(-1)], 1).sigmoid()
+    return output.sigmoid()
 
 
 _USE = "pass output='probabilities' (--output probabilities), or {} would flatten them"
@@ -219,8 +218,8 @@ def guessed(output: Tensor) -> OutputIs:
         if is_single:
             raise OptionError(
                 f"the model returns one number for each image, here {float(output.reshape(-1)[0]):.4g}, which may be a "
-                "probability or a logit. Say which: output='probabilities' or output='single_logit' (two classes, 0 and 1), or "
-                "output='regression' for neither (--output on the command line)."
+                "probability or a logit. Say which: output='probabilities' or output='single_logit' (two classes, 0 and 1), "
+                "or output='regression' for neither (--output on the command line)."
             )
         raise OptionError(
             f"all {output.shape[1]} outputs of the model are in [0, 1] and do not sum to 1, as those of a sigmoid: "

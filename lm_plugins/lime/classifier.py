@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
-from lm_plugins.errors import InputTypeError, OptionError, ShapeError
+from lm_plugins.errors import InputTypeError, LMPluginsError, OptionError, ShapeError
 from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
 from lm_plugins.lime.image import as_input
 from lm_plugins.removal import Removal, as_removal
@@ -87,7 +87,18 @@ class Classifier:
         The first answer also tells what the model returns, where nobody said.
         """
         check_evaluation_mode(self._model, "LIME")
-        rows = self._rows(x, torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device))
+        everything = torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device)
+        try:
+            rows = self._rows(x, everything)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, LMPluginsError) or not isinstance(self._model, ModelCall):
+                raise
+            raise InputTypeError(
+                f"the function that was passed as model= failed for a tensor of shape {tuple(x.shape)}: "
+                f"{type(error).__name__}: {error}. It is called with preprocessed tensors (N, C, H, W). If it is LIME's "
+                "classifier_fn, which takes arrays (N, H, W, C), pass the model that it calls, and what it does before and after "
+                "that as preprocess= and output=."
+            ) from error
         if self._output_is is None and self._output is None:
             self._output_is = guessed(rows)
         return self._classes(rows, self._output_is)

@@ -12,6 +12,7 @@ from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
 from lm_plugins.errors import InputTypeError, ShapeError
 from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.removal import Forward, Removal, as_removal
+from lm_plugins.shap.migration import check_masker_of_caller
 
 __all__ = ["Model"]
 
@@ -26,8 +27,8 @@ class Model:
             ``lambda x: (x / 255 - mean) / std``. It must keep height and width. None leaves images as they are.
         removal: How pixels are removed: a removal, the name of one, or None for layer masking. It acts on preprocessed
             images.
-        output: What the model returns, in a word, to explain the probabilities that it means: ``"logits"``, ``"probabilities"``,
-            ``"sigmoid"``, ``"single_logit"`` (two outputs, classes 0 and 1) or ``"regression"``. Or a function that turns
+        output: What the model returns, in a word, to explain the probabilities that it means: ``"logits"``,
+            ``"probabilities"``, ``"sigmoid"``, ``"single_logit"`` (two outputs, classes 0 and 1) or ``"regression"``. Or a function that turns
             it into a tensor of one value ``(N,)`` or several ``(N, outputs)`` an image. None explains what it returns.
 
     Raises:
@@ -81,11 +82,14 @@ class Model:
 
         Raises:
             ShapeError: `images` is no batch of images, `visible` does not fit it, or the model returns maps.
-            InputTypeError: Images hold no numbers, or the model does not return a tensor with a row for each image.
+            InputTypeError: Images hold no numbers, the model does not return a tensor with a row for each image, or SHAP calls
+                with a masker of its own, which paints.
             NonFiniteError: A pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
         """
         check_evaluation_mode(self.model, "SHAP")
+        if visible is None:
+            check_masker_of_caller()
         with torch.inference_mode():
             x = self.prepared(images)
             result = self.model(x) if visible is None else self.forward(x, _tensor(visible).to(x.device))

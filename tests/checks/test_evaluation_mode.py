@@ -160,14 +160,14 @@ def test_a_model_that_went_to_evaluation_mode_after_the_explainer_was_made_is_ta
     model.train()
     image = np.zeros((12, 12, 3), np.float32)
     explainer, function = captum.FeatureAblation(model), shap.ValueFunction(model, image, FEATURES.numpy())
-    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model)
+    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model, output="logits")
     model.eval()
     assert explainer.attribute(x, feature_mask=FEATURES, target=0).isfinite().all()
     assert np.isfinite(function(function.everything)).all()
     assert of_lime.explain_instance(
         image, num_samples=3, progress_bar=False, segmentation_fn=lambda i: FEATURES.numpy()
     )
-    assert deletion(masked, x, x, 0, steps=2, output_is="scores").scores.isfinite().all()
+    assert deletion(masked, x, x, 0, steps=2, output_is="regression").scores.isfinite().all()
 
 
 # ---- functions -------------------------------------------------------------------------------------------------------

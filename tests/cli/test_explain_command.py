@@ -96,7 +96,7 @@ def test_methods_of_our_own(explain, tmp_path, name):
 
 
 def test_a_target_and_what_the_model_says_instead(explain, tmp_path):
-    code, out, _ = explain("--target", "2", "--output", "logit", "--removal", "grey")
+    code, out, _ = explain("--target", "2", "--of", "output", "--removal", "grey")
     assert code == ExitCode.DONE
     assert out.startswith("red.png: blue (")
     report = (tmp_path / "out" / "report.html").read_text()
