@@ -32,6 +32,10 @@ SETTINGS: dict[str, Any] = {"top_labels": 3, "num_samples": 60, "segmentation_fn
 QUIET: dict[str, Any] = {**SETTINGS, "progress_bar": False}
 
 
+# The default segmentation makes one superpixel of images as small as these.
+ONE_SUPERPIXEL = pytest.mark.filterwarnings("ignore:LIME's quickshift:lm_plugins.errors.ExplanationWarning")
+
+
 def network(channels: int = 3, classes: int = 4) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(
@@ -113,6 +117,7 @@ def test_both_roads_give_the_same(removal: Any, dtype: type, model: nn.Module, i
     assert_same(ours, theirs, 1e-5)
 
 
+@ONE_SUPERPIXEL
 def test_the_tutorial_of_lime_for_torch(model: nn.Module) -> None:
     from PIL import Image
     from skimage.segmentation import mark_boundaries
@@ -243,7 +248,7 @@ def test_no_random_state_is_the_global_one(model: nn.Module, image: np.ndarray) 
 
 def test_the_seed_reaches_the_default_segmentation(model: nn.Module) -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)  # all ties, which quickshift breaks at random
-    settings = {"num_samples": 5, "progress_bar": False}
+    settings = {"num_samples": 60, "progress_bar": False}
     explainer = LimeImageExplainer(model)
     one, same, other = (explainer.explain_instance(flat, random_seed=seed, **settings).segments for seed in (1, 1, 2))
     assert np.array_equal(one, same)
@@ -260,7 +265,7 @@ def test_the_seed_has_another_name_in_older_scikit_image(
         return SEGMENTS
 
     monkeypatch.setattr("skimage.segmentation.quickshift", quickshift)
-    LimeImageExplainer(model).explain_instance(image, random_seed=11, num_samples=5, progress_bar=False)
+    LimeImageExplainer(model).explain_instance(image, random_seed=11, num_samples=20, progress_bar=False)
     assert seeds == [11]
 
 
@@ -317,6 +322,7 @@ def test_an_additive_model_has_its_weights_as_explanation() -> None:
 # ---- images, models and outputs --------------------------------------------------------------------------------------
 
 
+@ONE_SUPERPIXEL
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_grey_images(shape: tuple[int, ...], dtype: type) -> None:
@@ -466,7 +472,7 @@ def raw_logits(images: np.ndarray) -> Tensor:
             "already returns probabilities: pass output='probabilities'",
         ),
         (lambda i: explain(i, settings={"preprocess": 3}), InputTypeError, "preprocess is a function or None, got int"),
-        (lambda i: explain(i, settings={"output": "logits"}), InputTypeError, "output is one of 'logits'.*got"),
+        (lambda i: explain(i, settings={"output": "odds"}), OptionError, "output is one of 'logits'.*got"),
         (lambda i: explain(i, settings={"removal": "paint"}), OptionError, "no removal is called 'paint'"),
         (lambda i: explain(i, settings={"kernel_width": 0}), OptionError, "kernel_width is above 0, got 0"),
         (lambda i: explain(i, settings={"feature_selection": "best"}), OptionError, "'lasso_path'; got 'best'"),

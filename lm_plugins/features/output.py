@@ -136,10 +136,13 @@ def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
         Regressions stay as they are.
 
     Raises:
-        OptionError: An unknown `output_is`; or a softmax is asked for of what a softmax was applied to already.
+        OptionError: An unknown `output_is`.
         ShapeError: A softmax is asked for and there are no classes, or one logit and there are several.
         ProbabilityError: It is said to be probabilities and holds something outside of [0, 1].
         NonFiniteError: It holds NaN.
+
+    Warns:
+        OutputWarning: It is said to be logits, and every row is in [0, 1] and sums to 1.
 
     Example:
         >>> import torch
@@ -161,7 +164,11 @@ def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
                 "pass output='single_logit'."
             )
         if _sum_to_one(output):
-            raise OptionError(f"the model already returns probabilities: {_USE.format('a second softmax')}.")
+            warnings.warn(
+                f"what was said to be logits looks like probabilities: {_USE.format('a second softmax')}.",
+                OutputWarning,
+                stacklevel=3,
+            )
         return output.softmax(1)
     is_single = output.ndim == 1 or output.shape[1:] == (1,)
     if word == "single_logit" and not is_single:

@@ -74,10 +74,11 @@ class Classifier:
                 f"LIME explains an output (images, classes), got {tuple(rows.shape)}; choose or reduce it with output=, for "
                 "example output=lambda maps: maps.mean((2, 3)).softmax(1)."
             )
-        return rows if rows.dtype == torch.float64 else rows.float()  # numpy has no bfloat16
+        return rows
 
     def _classes(self, rows: Tensor, word: OutputIs | None) -> Tensor:
         """What LIME explains, ``(N, classes)``."""
+        rows = rows if rows.dtype == torch.float64 else rows.float()  # numpy has no bfloat16
         return rows if word is None else as_probabilities(rows, word)
 
     @torch.inference_mode()

@@ -138,9 +138,9 @@ def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
         (["--target", "7"], "target is 7, the model has 3 outputs: choose 0 to 2"),
         (["--features", "hexagons:3"], "neither grid:N"),
         (["--features", "grid:0"], "neither grid:N"),
-        (["--features", "slic:4"], "occlusion slides a square window: give --features grid:N, not slic:4"),
+        (["--features", "slic:40"], "occlusion slides a square window: give --features grid:N, not slic:40"),
         (["--figures", "bmp"], "no format is called 'bmp'"),
-        (["--model", "tests.cli.small_models:spatial"], r"returns logits \(N, classes\)"),
+        (["--model", "tests.cli.small_models:spatial"], r"returns a tensor \(N, classes\)"),
     ],
 )
 def test_wrong_options(explain, arguments, text):
