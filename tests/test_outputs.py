@@ -19,7 +19,7 @@ from lm_plugins.lime import LimeImageExplainer, MaskedClassifier
 from lm_plugins.quantus import PixelMasks
 from lm_plugins.removal import as_removal
 
-FEATURES = torch.arange(144).reshape(12, 12) // 24  # six
+FEATURES = torch.arange(144).reshape(12, 12) // 36  # four
 X = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 IMAGE = X[0].permute(1, 2, 0).numpy()
 
@@ -94,7 +94,8 @@ def shap_values(model: nn.Module, output: object, target: int) -> Tensor:
 
     explainer = shap.Explainer(ours.Model(model, removal="grey", output=output), ours.Masker((12, 12, 3), 6))
     np.random.seed(0)
-    return torch.from_numpy(np.asarray(explainer(IMAGE[None], max_evals=20, silent=True).values))[..., target]
+    values = torch.from_numpy(np.asarray(explainer(IMAGE[None], max_evals=20, silent=True).values))[0, ..., target]
+    return values.reshape(2, 6, 2, 6, 3).sum((1, 3, 4))  # of the four patches
 
 
 def kernel_values(model: nn.Module, output: object, target: int) -> Tensor:
@@ -110,7 +111,7 @@ def quantus(model: nn.Module, output: object, target: int) -> Tensor:
 
 
 def evaluator(model: nn.Module, output: object, target: int) -> Tensor:
-    return CoalitionEvaluator(as_removal("grey")(model), X, FEATURES, output=output)(torch.eye(6))[:, target]
+    return CoalitionEvaluator(as_removal("grey")(model), X, FEATURES, output=output)(torch.eye(4))[:, target]
 
 
 def audit(model: nn.Module, output: object, target: int) -> Tensor:
@@ -191,14 +192,22 @@ def test_lime_explains_both_labels_of_a_single_logit() -> None:
 
 
 def test_lime_finds_the_weights_of_a_multi_label_model() -> None:
-    model = network(3, nn.Sigmoid())
-    found = lime(model, "probabilities", 1)
-    # Leave-one-out differences of the probability itself.
-    coalitions = torch.cat([torch.ones(1, 6), 1 - torch.eye(6)])
-    p = CoalitionEvaluator(as_removal("grey")(model), X, FEATURES)(coalitions)[:, 1]
-    truth = (p[0] - p[1:]).double()
-    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.9
-    assert 0.3 < found.abs().sum() / truth.abs().sum() < 3
+    # Probabilities of two labels that add up over the four features, of a white image.
+    weights = torch.tensor([[0.1, 0.0, 0.3, 0.5], [0.4, 0.2, 0.0, 0.1]])
+
+    def probabilities(x: Tensor) -> Tensor:
+        return torch.stack([(x[:, 0] * row[FEATURES]).sum((1, 2)) / 36 for row in weights], 1)
+
+    explainer = LimeImageExplainer(
+        probabilities, removal="grey", output="probabilities", kernel_width=10, random_state=0
+    )
+    explanation = explainer.explain_instance(
+        np.ones((12, 12, 3)), labels=(0, 1), top_labels=None, num_samples=1000, progress_bar=False,
+        segmentation_fn=lambda image: FEATURES,
+    )  # fmt: skip
+    for label, expected in enumerate(weights):
+        found = torch.tensor([weight for _, weight in sorted(explanation.local_exp[label])])
+        torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0)
 
 
 def test_two_words_that_differ_are_refused_and_a_function_takes_one() -> None:

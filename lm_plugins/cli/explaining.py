@@ -70,7 +70,11 @@ def explained_image(
         )  # fmt: skip
         attribution = method(question).float()
         if not method.says_zero:
-            warn_of_zeros((attribution[None],), options["method"], "The model says the same whatever is hidden.")
+            warn_of_zeros(
+                (attribution[None],),
+                options["method"],
+                "Nothing speaks for the class, or the model says the same whatever is hidden.",
+            )
         seconds = time.perf_counter() - start
         ranks = ranks_of(attribution)
         left = _left(question, ranks)
