@@ -120,7 +120,7 @@ class PixelMasks(nn.Module):
 
 
 def _fractions(height: int, width: int) -> Tensor:
-    """The fraction of every pixel ``(H, W)``, exact in float32: two take turns, and two pixels have the least and the greatest.
+    """The fraction of every pixel, ``(H, W)``: two take turns, and two pixels have the least and the greatest.
 
     So the minimum, maximum or mean of a row of `PixelMasks.x_batch` is what no other pixel, or no pixel at all, may hold.
     """

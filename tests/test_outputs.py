@@ -1,4 +1,4 @@
-"""What a model returns: the same words mean the same to every adapter, method and measure, and nothing is guessed silently."""
+"""What a model returns: a word means the same to every adapter, method and measure, and nothing is guessed silently."""
 
 import warnings
 from collections.abc import Callable
@@ -181,7 +181,7 @@ def test_a_single_output_is_never_guessed_silently(place: str) -> None:
     with pytest.warns(OutputWarning, match="taken for a single logit, so that there are two classes, 0 and 1"):
         found = PLACES[place](network(1), None, 1)
     torch.testing.assert_close(found, PLACES[place](network(1), "single_logit", 1))
-    with pytest.raises(OptionError, match="which may be a probability or a logit. Say which: output='probabilities'"):
+    with pytest.raises(OptionError, match=r"which may be a probability or a logit. Say which: output='probabilities'"):
         PLACES[place](network(1, nn.Sigmoid()), None, 1)
 
 

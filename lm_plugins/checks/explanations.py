@@ -32,8 +32,8 @@ def warn_of_few_samples(samples: int, features: int, what: str, name: str) -> No
     """
     if samples <= features:
         warnings.warn(
-            f"{what} fits a linear model to {samples} samples for {features} features: its weights are noise, others with every "
-            f"seed. Pass {name} of several times the number of features, or fewer and larger features.",
+            f"{what} fits a linear model to {samples} samples for {features} features: its weights are noise, others with "
+            f"every seed. Pass {name} of several times the number of features, or fewer and larger features.",
             ExplanationWarning,
             stacklevel=_CALLER,
         )

@@ -43,8 +43,8 @@ def explained_image(
         index: Which of them.
         method: How.
         removals: Names.
-        options: Of the command: target, features, output, of, samples, layer, seed, batch_size, device. Where nobody said what
-            the model returns, the first image tells, for all that follow.
+        options: Of the command: target, features, output, of, samples, layer, seed, batch_size, device. Where nobody said
+            what the model returns, the first image tells, for all that follow.
 
     Returns:
         The explanations, and the feature mask ``(H, W)``.

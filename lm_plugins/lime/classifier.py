@@ -97,8 +97,8 @@ class Classifier:
             raise InputTypeError(
                 f"the function that was passed as model= failed for a tensor of shape {tuple(x.shape)}: "
                 f"{type(error).__name__}: {error}. It is called with preprocessed tensors (N, C, H, W). If it is LIME's "
-                "classifier_fn, which takes arrays (N, H, W, C), pass the model that it calls, and what it does before and after "
-                "that as preprocess= and output=."
+                "classifier_fn, which takes arrays (N, H, W, C), pass the model that it calls, and what it does before and "
+                "after that as preprocess= and output=."
             ) from error
         if self._output_is is None and self._output is None:
             self._output_is = guessed(rows)

@@ -23,7 +23,7 @@ from lm_plugins.removal import Removal
 
 __all__ = ["LimeImageExplainer"]
 
-_CONSTANT = "The model says the same whatever is hidden: look at labels= and output=, and whether superpixels cover what matters."
+_CONSTANT = "The model says the same whatever is hidden: look at labels=, output= and the superpixels."
 _FEATURE_SELECTIONS = ("auto", "none", "forward_selection", "highest_weights", "lasso_path")
 
 
@@ -39,8 +39,8 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
         output: What the model returns, in a word: ``"logits"`` (a softmax follows), ``"probabilities"``, ``"sigmoid"``
             (labels that do not exclude each other; a sigmoid follows), ``"single_logit"`` (two classes, 0 and 1) or
-            ``"regression"`` (as it is, label 0). Or a function from it to the tensor ``(K, classes)`` that is explained, as it
-            is. None means logits, is refused where they look like probabilities, and takes a single output for a single logit.
+            ``"regression"`` (as it is, label 0). Or a function from it to the tensor ``(K, classes)`` that is explained, as
+            it is. None means logits, is refused where they look like probabilities, and takes one output for a single logit.
         kernel_width: Of the weights of samples, above 0.
         kernel: From distances and `kernel_width` to weights; None for upstream's exponential.
         verbose: Print the local predictions.

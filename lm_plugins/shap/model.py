@@ -28,8 +28,9 @@ class Model:
         removal: How pixels are removed: a removal, the name of one, or None for layer masking. It acts on preprocessed
             images.
         output: What the model returns, in a word, to explain the probabilities that it means: ``"logits"``,
-            ``"probabilities"``, ``"sigmoid"``, ``"single_logit"`` (two outputs, classes 0 and 1) or ``"regression"``. Or a function that turns
-            it into a tensor of one value ``(N,)`` or several ``(N, outputs)`` an image. None explains what it returns.
+            ``"probabilities"``, ``"sigmoid"``, ``"single_logit"`` (two outputs, classes 0 and 1) or
+            ``"regression"``. Or a function that turns it into a tensor of one value ``(N,)`` or several ``(N, outputs)`` an
+            image. None explains what it returns.
 
     Raises:
         InputTypeError: `model` is no module, or another argument has the wrong type.
@@ -82,8 +83,8 @@ class Model:
 
         Raises:
             ShapeError: `images` is no batch of images, `visible` does not fit it, or the model returns maps.
-            InputTypeError: Images hold no numbers, the model does not return a tensor with a row for each image, or SHAP calls
-                with a masker of its own, which paints.
+            InputTypeError: Images hold no numbers, the model does not return a tensor with a row for each image, or SHAP
+                calls with a masker of its own, which paints.
             NonFiniteError: A pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
         """
