@@ -285,6 +285,8 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
     assert {*errors.__all__} == {
         *builtin,
         "LMPluginsError",
+        "ExplanationWarning",
+        "OutputWarning",
         "PluginWarning",
         "PublishedCodeWarning",
         "SkippedLayerWarning",
@@ -292,5 +294,5 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
     for name, base in builtin.items():
         assert issubclass(getattr(errors, name), (errors.LMPluginsError,))
         assert issubclass(getattr(errors, name), base)
-    for name in ("PluginWarning", "PublishedCodeWarning", "SkippedLayerWarning"):
+    for name in ("ExplanationWarning", "OutputWarning", "PluginWarning", "PublishedCodeWarning", "SkippedLayerWarning"):
         assert issubclass(getattr(errors, name), UserWarning)

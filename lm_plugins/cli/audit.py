@@ -8,13 +8,14 @@ import click
 import torch
 from click.core import ParameterSource
 
+from lm_plugins.cli.answers import answered, output_option
 from lm_plugins.cli.config_file import config_option, config_text
 from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.object_masks import read_object_masks
 from lm_plugins.cli.output import examples, note, print_json, writable_folder
-from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, Names, class_count, loaded, model_options
+from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, Names, loaded, model_options
 from lm_plugins.errors import OptionError
 
 __all__ = ["audit"]
@@ -50,6 +51,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of images.")
 @model_options
+@output_option
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -154,9 +156,9 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if images.skipped:
         note(images.report())
     labels = None
+    answers, word = answered(model.module, images[0][None], options["output"])
     if options["labels"] is not None:
-        count = class_count(model.module, images[0])
-        labels = read_labels(options["labels"], images.names, model.classes, count)
+        labels = read_labels(options["labels"], images.names, model.classes, answers.shape[1])
     settings = config_text("audit", {name: value for name, value in options.items() if name not in ("resume", "quick")})
     written(folder / "audit.toml", lambda path: path.write_text(settings, encoding="utf-8"))
     result = run_audit(
@@ -165,6 +167,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         labels,
         **{name: options[name] for name in ("removals", "features", "orders", "fractions", "measures", "seed")},
         batch_size=options["batch_size"],
+        output=word,
         out=folder,
         resume=options["resume"],
         names=images.names,
@@ -183,6 +186,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         preprocessing.pixels,
         model.class_name,
         seed=options["seed"],
+        output=word,
     )
     extra = {"examples": [one.as_dict() for one in examples], "skipped": images.skipped}
     written(folder / "examples.json", lambda path: path.write_text(json.dumps(extra), encoding="utf-8"))

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_plugins.checks import check_target
+from lm_plugins.checks.explanations import warn_of_zeros
+from lm_plugins.cli.answers import answered
 from lm_plugins.cli.explanation_methods import Method, Question
 from lm_plugins.cli.loading_images import ImageFiles
 from lm_plugins.cli.loading_models import LoadedModel
-from lm_plugins.cli.parameters import class_count
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.removal import as_removal
 from lm_plugins.report import ExplainedImage, Explanation
@@ -42,7 +43,8 @@ def explained_image(
         index: Which of them.
         method: How.
         removals: Names.
-        options: Of the command: target, features, output, samples, layer, seed, batch_size, device.
+        options: Of the command: target, features, output, of, samples, layer, seed, batch_size, device. Where nobody said
+            what the model returns, the first image tells, for all that follow.
 
     Returns:
         The explanations, and the feature mask ``(H, W)``.
@@ -52,9 +54,8 @@ def explained_image(
         LMPluginsError: Whatever the method raises.
     """
     x = images[index][None].to(options["device"])
-    with torch.inference_mode():
-        class_count(model.module, x[0])
-        probabilities = model.module(x).softmax(1)[0].cpu()
+    answers, options["output"] = answered(model.module, x, options["output"])
+    probabilities = answers[0]
     predicted = int(probabilities.argmax())
     target = predicted if options["target"] is None else options["target"]
     check_target(target, tuple(probabilities.shape))
@@ -63,15 +64,20 @@ def explained_image(
     explanations = []
     for removal in removals:
         start = time.perf_counter()
-        attribution = method(
-            Question(
-                model.module, x, target, removal, features, feature_mask,
-                **{name: options[name] for name in ("output", "samples", "seed", "layer", "batch_size")},
+        question = Question(
+            model.module, x, target, removal, features, feature_mask,
+            **{name: options[name] for name in ("output", "of", "samples", "seed", "layer", "batch_size")},
+        )  # fmt: skip
+        attribution = method(question).float()
+        if not method.says_zero:
+            warn_of_zeros(
+                (attribution[None],),
+                options["method"],
+                "Nothing speaks for the class, or the model says the same whatever is hidden.",
             )
-        ).float()  # fmt: skip
         seconds = time.perf_counter() - start
         ranks = ranks_of(attribution)
-        left = _left(model.module, x, removal, ranks, target, options["batch_size"])
+        left = _left(question, ranks)
         explanations.append(Explanation(removal, attribution, ranks, left, seconds))
     one = ExplainedImage(
         images.names[index],
@@ -80,6 +86,7 @@ def explained_image(
         float(probabilities[target]),
         model.class_name(predicted),
         explanations,
+        is_probability=options["output"] != "regression",
     )
     return one, feature_mask.cpu()
 
@@ -105,13 +112,13 @@ def ranks_of(attribution: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _left(model: nn.Module, x: Tensor, removal: str, ranks: Tensor, target: int, batch_size: int) -> dict[float, float]:
+def _left(question: Question, ranks: Tensor) -> dict[float, float]:
     """The probability of the target after removal of the most important pixels."""
-    forward = as_removal(removal)(model)
-    visible = torch.stack([ranks >= fraction - 1e-9 for fraction in _FRACTIONS]).to(x.device)
+    forward = as_removal(question.removal)(question.model)
+    visible = torch.stack([ranks >= fraction - 1e-9 for fraction in _FRACTIONS]).to(question.x.device)
     parts = [
-        forward(x.expand(len(part), -1, -1, -1), part).softmax(1)[:, target]
-        for part in torch.split(visible, batch_size)
+        question.probabilities(forward(question.x.expand(len(part), -1, -1, -1), part))[:, question.target]
+        for part in torch.split(visible, question.batch_size)
     ]
     return dict(zip(_FRACTIONS, torch.cat(parts).tolist(), strict=True))
 

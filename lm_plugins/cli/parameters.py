@@ -8,16 +8,15 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
 from lm_plugins.errors import OptionError
 from lm_plugins.features import grid, superpixels
 from lm_plugins.removal import REMOVALS
 
-__all__ = ["FEATURES", "NUMBERS", "REMOVAL_NAMES", "Features", "Names", "class_count", "loaded", "model_options"]
+__all__ = ["FEATURES", "NUMBERS", "REMOVAL_NAMES", "Features", "Names", "loaded", "model_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -163,29 +162,3 @@ def loaded(options: dict[str, Any], pretrained: bool = True) -> tuple[LoadedMode
     # Where removals look for the normalisation: black is black in the model's own space.
     model.module.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}  # type: ignore[assignment]
     return model, preprocessing
-
-
-@torch.inference_mode()
-def class_count(model: nn.Module, image: Tensor) -> int:
-    """How many classes a model has.
-
-    Args:
-        model: A classifier.
-        image: One image ``(C, H, W)``, preprocessed.
-
-    Returns:
-        The number of its outputs.
-
-    Raises:
-        OptionError: It returns something else than ``(N, classes)``.
-        TrainingModeError: The model or a part of it is in training mode.
-    """
-    check_evaluation_mode(model, "the command line")
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
-    logits = model(image[None].to(device))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise OptionError(
-            f"a classifier that returns logits (N, classes) is needed, got {shape}; wrap the model in a factory that does."
-        )
-    return logits.shape[1]
