@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lm_plugins.cli.parameters import Features
 from lm_plugins.errors import MissingDependencyError, OptionError
+from lm_plugins.removal import Removal
 
 __all__ = ["METHODS", "Method", "Question"]
 
@@ -24,7 +25,7 @@ class Question:
         model: In evaluation mode; returns logits ``(N, classes)``.
         x: One image ``(1, C, H, W)``.
         target: A class.
-        removal: The name of a removal.
+        removal: How pixels are removed.
         features: Which pixels are removed together.
         feature_mask: They, as ``(H, W)``.
         output: ``"probability"`` or ``"logit"`` of the target.
@@ -37,7 +38,7 @@ class Question:
     model: nn.Module
     x: Tensor
     target: int
-    removal: str
+    removal: Removal
     features: Features
     feature_mask: Tensor
     output: str = "probability"
@@ -156,16 +157,10 @@ def _kernel_shap(question: Question) -> Tensor:
 def _lime(question: Question) -> Tensor:
     segments = question.feature_mask.cpu().numpy()
     explainer = _module("lime").LimeImageExplainer(
-        question.model,
-        preprocess=lambda image: question.x[
-            0
-        ].cpu(),  # the image as the model gets it; superpixels are removed from that
-        removal=question.removal,
-        output=question.of_output,
-        random_state=question.seed,
+        question.model, removal=question.removal, output=question.of_output, random_state=question.seed
     )
     explanation = explainer.explain_instance(
-        np.zeros((*segments.shape, 3), np.uint8),
+        question.x[0].permute(1, 2, 0).cpu().numpy(),  # floats go to the model as they are
         labels=(question.target,),
         top_labels=None,
         num_samples=question.samples,

@@ -1,7 +1,8 @@
 """Types of options that several commands take, and the options that choose a model."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
+from lm_plugins.cli.exit_codes import is_out_of_memory
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
-from lm_plugins.errors import OptionError
+from lm_plugins.errors import ModelLoadingError, OptionError
 from lm_plugins.features import grid, superpixels
-from lm_plugins.removal import REMOVALS
+from lm_plugins.features.score import as_probabilities
+from lm_plugins.removal import REMOVALS, PixelColour, Removal, as_removal
 
-__all__ = ["FEATURES", "NUMBERS", "REMOVAL_NAMES", "Features", "Names", "class_count", "loaded", "model_options"]
+__all__ = [
+    "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Features", "Names", "built_removals", "loaded", "model_options",
+    "probabilities_of",
+]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,10 +72,11 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         """From ``"0.5"`` or ``"0.5,0.4,0.3"``."""
         if isinstance(value, tuple):
             return value
-        try:
-            return tuple(float(one) for one in str(value).split(","))
-        except ValueError:
+        texts = [one.strip() for one in str(value).split(",")]
+        # Python's own numbers would take 1_0, nan and infinity.
+        if not all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", one, re.ASCII) for one in texts):
             self.fail(f"{value!r} is not a number, or several with commas between them.", parameter, context)
+        return tuple(float(one) for one in texts)
 
 
 @dataclass(frozen=True)
@@ -102,15 +109,18 @@ class _Features(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, Features):
             return value
         kind, _, number = str(value).partition(":")
-        if kind not in ("grid", "slic") or not number.isdigit() or int(number) < 1:
+        if kind not in ("grid", "slic") or not re.fullmatch("0*[1-9][0-9]{0,5}", number):
             self.fail(
-                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels).",
+                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels), N from 1 to "
+                "999999.",
                 parameter,
                 context,
             )
         return Features(kind, int(number))
 
 
+#: What every library that draws takes as a seed.
+SEED = click.IntRange(0, 2**32 - 1)
 REMOVAL_NAMES = Names("removal", tuple(REMOVALS))
 NUMBERS = _Numbers()
 FEATURES = _Features()
@@ -154,38 +164,63 @@ def loaded(options: dict[str, Any], pretrained: bool = True) -> tuple[LoadedMode
     """
     model = load_model(options["model"], options["checkpoint"], pretrained)
     try:
+        torch.zeros(1, device=options["device"]).cpu()  # of the device "meta", nothing comes back
         model.module.to(torch.device(options["device"]))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise OptionError(f"device {options['device']!r} cannot be used: {str(error).splitlines()[0]}") from error
     preprocessing = (model.preprocessing or Preprocessing()).changed(
         **{name: options[name] for name in ("size", "mean", "std", "interpolation")}
     )
-    # Where removals look for the normalisation: black is black in the model's own space.
-    model.module.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}  # type: ignore[assignment]
     return model, preprocessing
 
 
+def built_removals(names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Removal]:
+    """Removals by name, for images of a preprocessing.
+
+    Args:
+        names: Keys of `lm_plugins.removal.REMOVALS`.
+        preprocessing: Its normalisation says where black and white are.
+
+    Returns:
+        The removals.
+    """
+    built = {name: as_removal(name) for name in names}
+    return {
+        name: replace(one, mean=preprocessing.mean, std=preprocessing.std) if isinstance(one, PixelColour) else one
+        for name, one in built.items()
+    }
+
+
 @torch.inference_mode()
-def class_count(model: nn.Module, image: Tensor) -> int:
-    """How many classes a model has.
+def probabilities_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the plain model on one image.
 
     Args:
         model: A classifier.
-        image: One image ``(C, H, W)``, preprocessed.
+        x: One image ``(1, C, H, W)``, preprocessed, on the device of the model.
 
     Returns:
-        The number of its outputs.
+        The probabilities ``(classes,)``, on the CPU.
 
     Raises:
+        ModelLoadingError: The model fails.
         OptionError: It returns something else than ``(N, classes)``.
+        NonFiniteError: It returns NaN.
         TrainingModeError: The model or a part of it is in training mode.
     """
     check_evaluation_mode(model, "the command line")
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
-    logits = model(image[None].to(device))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    try:
+        logits = model(x)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelLoadingError(
+            f"the model fails on an image of shape {tuple(x.shape)} and {x.dtype} with {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise OptionError(
-            f"a classifier that returns logits (N, classes) is needed, got {shape}; wrap the model in a factory that does."
+            f"a classifier that returns logits (N, classes) of two or more classes is needed, got {shape}; wrap the model in "
+            "a factory that does."
         )
-    return logits.shape[1]
+    return as_probabilities(logits, "logits")[0].cpu()
