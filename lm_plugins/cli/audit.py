@@ -26,7 +26,7 @@ from lm_plugins.cli.parameters import (
     model_options,
     probabilities_of,
 )
-from lm_plugins.errors import LMPluginsError, OptionError
+from lm_plugins.errors import OptionError
 
 __all__ = ["audit"]
 
@@ -258,7 +258,7 @@ def _loaded_result(folder: Path) -> Any:
         result = AuditResult.load(folder)
         _ = result.summary, result.recommendation, result.left_out
         has_gaps = bool(result.table.drop(columns="fraction").isna().to_numpy().any())
-    except LMPluginsError:
+    except OptionError:
         raise
     except Exception as error:  # tables and JSON of other types than were written: nearly anything
         raise OptionError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lm_plugins.errors import ImageFileError
 
@@ -49,7 +49,7 @@ def read_image(file: Path, background: int = 255) -> Image.Image:
     except ImageFileError as error:
         raise ImageFileError(f"{file.name}: {error}") from error
     except Exception as error:  # decoders of damaged files raise anything: SyntaxError, struct.error, KeyError, ...
-        reason = "no image" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
         raise ImageFileError(f"{file.name}: {reason or type(error).__name__}") from error
 
 
@@ -83,7 +83,9 @@ def eight_bits(image: Image.Image, background: int = 255, white: float | None = 
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), picture).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _check_shape(width: int, height: int) -> None:

@@ -137,7 +137,18 @@ def _feature_ablation(question: Question) -> Tensor:
     return result[0, 0]
 
 
+def _check_samples(question: Question) -> None:
+    """Refuse a regression with fewer equations than unknowns, whose answer is noise."""
+    features = int(question.feature_mask.max()) + 1
+    if question.samples < features + 2:
+        raise OptionError(
+            f"--samples {question.samples} draws fewer coalitions than the image has features ({features}), from which "
+            f"nothing can be fitted: give --samples {features + 2} or more, or fewer --features."
+        )
+
+
 def _kernel_shap(question: Question) -> Tensor:
+    _check_samples(question)
     kernel_shap = _module("captum").KernelShap(question.model, question.removal, question.of_output)
     state = torch.get_rng_state()
     torch.manual_seed(question.seed)
@@ -155,6 +166,7 @@ def _kernel_shap(question: Question) -> Tensor:
 
 
 def _lime(question: Question) -> Tensor:
+    _check_samples(question)
     segments = question.feature_mask.cpu().numpy()
     explainer = _module("lime").LimeImageExplainer(
         question.model, removal=question.removal, output=question.of_output, random_state=question.seed

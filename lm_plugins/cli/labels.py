@@ -36,7 +36,8 @@ def read_labels(file: Path, names: Sequence[str], classes: Sequence[str] | None,
             lines = [(str(reader.line_num), row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelFileError(f"{file.name} cannot be read as a CSV table in UTF-8: {error}.") from error
-    column = next((name for name in _CLASS_COLUMNS if name in header), None)
+    columns = [name for name in _CLASS_COLUMNS if name in header]
+    column = columns[0] if columns else None
     if "file" not in header or column is None:
         raise LabelFileError(
             f"{file.name} needs a column 'file' and one of {', '.join(_CLASS_COLUMNS)}; it has {', '.join(header) or 'none'}."
@@ -64,6 +65,12 @@ def read_labels(file: Path, names: Sequence[str], classes: Sequence[str] | None,
     for number, name in enumerate(classes or ()):
         numbers.setdefault(name, []).append(number)
     found = {name: _classes(given[name], numbers) for name in names}
+    cells = {str(row["file"]): row for _, row in lines}
+    for other in columns[1:]:
+        said = {name: _classes(str(cells[name][other]).strip(), numbers) for name in names}
+        against = [name for name in names if said[name] != [-1] and not set(said[name]) & set(found[name])]
+        if against:
+            raise LabelFileError(f"{file.name}: {column} and {other} are different classes for {_first(against)}.")
     unclear = [f"{name} ({given[name]!r} is any of {found[name]})" for name in names if len(found[name]) > 1]
     if unclear:
         raise LabelFileError(

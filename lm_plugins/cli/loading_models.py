@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lm_plugins.cli.output import plain
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.errors import InputTypeError, MissingDependencyError, ModelLoadingError, OptionError
 
@@ -184,7 +185,8 @@ def _from_factory(name: str, module_name: str, function: str) -> LoadedModel:
     classes = getattr(module, "classes", None)
     found = getattr(module, "pretrained_cfg", None)
     preprocessing = Preprocessing.of_timm(found) if isinstance(found, dict) and "input_size" in found else None
-    return LoadedModel(name, module, preprocessing, tuple(classes) if isinstance(classes, (list, tuple)) else None)
+    named = tuple(plain(str(one)) for one in classes) if isinstance(classes, (list, tuple)) else None
+    return LoadedModel(name, module, preprocessing, named)
 
 
 def _read_checkpoint(module: nn.Module, file: Path) -> str:

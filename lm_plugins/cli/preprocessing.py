@@ -115,7 +115,8 @@ class Preprocessing:
         `lm_plugins.cli.decoding.read_image` lets through is short enough for that.
         """
         short = min(image.size)
-        image = eight_bits(image).convert("RGB" if len(self.mean) == 3 else "L")
+        image, mode = eight_bits(image), "RGB" if len(self.mean) == 3 else "L"
+        image = image if image.mode == mode else image.convert(mode)  # a copy, of what may be large
         # Rounded as torchvision does it.
         sides = (int(self.resize * image.width / short), int(self.resize * image.height / short))
         image = image.resize(sides, INTERPOLATIONS[self.interpolation])

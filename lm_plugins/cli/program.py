@@ -1,5 +1,6 @@
 """The program: its commands, and what becomes of errors."""
 
+import io
 import traceback
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from lm_plugins.cli.exit_codes import ExitCode, is_out_of_memory
 from lm_plugins.cli.explain import explain
 from lm_plugins.cli.methods import methods
 from lm_plugins.cli.models import models
-from lm_plugins.cli.output import as_options, examples, note, plain
+from lm_plugins.cli.output import as_options, examples, note
 from lm_plugins.cli.removals import removals
 from lm_plugins.cli.termination import Terminated, termination_raised
 from lm_plugins.errors import (
@@ -67,8 +68,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Terminated:
         return _failed(ExitCode.TERMINATED, "stopped. The same command goes on where it stopped.")
     except click.ClickException as error:
-        error.message = plain(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        note(shown.getvalue().rstrip())
         return ExitCode.USAGE
     except MissingDependencyError as error:
         return _failed(ExitCode.MISSING_PACKAGE, error)

@@ -154,6 +154,8 @@ def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
         (["--device", "meta"], "device 'meta' cannot be used"),
         (["--device", ""], "device '' cannot be used"),
         (["--seed", "-1"], "-1 is not in the range"),
+        (["--method", "lime", "--samples", "5"], "--samples 5 draws fewer coalitions than.* features .4.*--samples 6"),
+        (["--method", "kernelshap", "--samples", "1"], "--samples 1 draws fewer coalitions"),
         (["--seed", str(10**30)], "is not in the range"),
     ],
 )

@@ -17,6 +17,7 @@ def labels(tmp_path, text, names=NAMES, classes=CLASSES):
     [
         "file,class_index\na.png,2\nb.png,1\n",
         "file,class_name\nb.png,bright_green\na.png,blue\nc.png,red\n",
+        "file,class_index,class_name\na.png,2,blue\nb.png,1,a name of mine\n",
         "\ufefffile,label\na.png, 2\nb.png,bright green\n",
     ],
 )
@@ -42,6 +43,10 @@ def test_numbers_and_names(tmp_path, text):
         ("file,label\na.png,0\nb.png,1\nb.png,1\n", r"more than one row for b\.png"),
         ("file,label\na.png,0,7\nb.png,1\n", r"rows with more or fewer cells than its header \(2\): line 2"),
         ("file,label\na.png,0\nb.png\n", r"rows with more or fewer cells than its header \(2\): line 3"),
+        (
+            "file,class_index,class_name\na.png,2,blue\nb.png,0,blue\n",
+            r"class_index and class_name are different.*b\.png",
+        ),
         ("file,label,label\na.png,0,1\nb.png,1,1\n", r"more than one column 'label'"),
     ],
 )
