@@ -3,6 +3,7 @@
 import io
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -30,7 +31,18 @@ __all__ = ["program", "run"]
 _EXIT_CODES = "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode)
 
 
+class _Program(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except SystemExit as error:  # none of ours: click ends commands in other ways
+            raise ModelLoadingError(
+                f"the code of the model left the program with sys.exit({error.code!r}): nothing is finished."
+            ) from error
+
+
 @click.group(
+    cls=_Program,
     epilog=examples(
         "lm-plugins audit --images photos/ --quick",
         "lm-plugins explain photo.jpg --method occlusion --compare layer_masking,grey",
@@ -80,14 +92,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(ExitCode.NOT_COVERED, error)
     except LMPluginsError as error:
         return _failed(ExitCode.USAGE, error)
-    except SystemExit as error:
+    except SystemExit:
         # click leaves like this when the reader of the output, such as `head`, has seen enough: no error of ours.
-        if isinstance(error.__context__, BrokenPipeError):
-            return ExitCode.DONE
-        return _failed(
-            ExitCode.INPUT,
-            f"the code of the model left the program with sys.exit({error.code!r}): nothing is finished.",
-        )
+        return ExitCode.DONE
     except OSError as error:
         return _failed(ExitCode.OUTPUT, f"{error}. What was finished before is kept; nothing half-written is.")
     except Exception as error:
