@@ -4,6 +4,7 @@ __all__ = [
     "ArchitectureError",
     "ConformanceError",
     "DuplicateRuleError",
+    "ExplanationWarning",
     "ImageFileError",
     "InputTypeError",
     "LMPluginsError",
@@ -14,6 +15,7 @@ __all__ = [
     "ModelLoadingError",
     "NonFiniteError",
     "OptionError",
+    "OutputWarning",
     "PluginWarning",
     "ProbabilityError",
     "PublishedCodeWarning",
@@ -127,3 +129,11 @@ class PluginWarning(UserWarning):
 
 class SkippedLayerWarning(UserWarning):
     """A layer has nothing to say about the target and was left out of an attribution."""
+
+
+class OutputWarning(UserWarning):
+    """What a model returns had to be guessed, or says nothing; the message names the word for ``output=``."""
+
+
+class ExplanationWarning(UserWarning):
+    """An explanation says little or nothing, such as 0 everywhere; the message names the reason and the remedy."""

@@ -103,8 +103,8 @@ def test_irof_hides_segments(model: nn.Module, data: dict[str, np.ndarray], monk
             MaskValueError,
             "perturb_baseline=0.0",
         ),
-        (lambda m, x: PixelMasks(m, x)(torch.full((1, 1, 16, 16), 4.0)), MaskValueError, "the number of one image"),
-        (lambda m, x: PixelMasks(m, x, output=lambda r: {"a": r})(torch.ones(1, 1, 16, 16)), InputTypeError, "'a'"),
+        (lambda m, x: PixelMasks(m, x)(torch.full((1, 1, 16, 16), 4.0)), MaskValueError, "rows of PixelMasks.x_batch"),
+        (lambda m, x: PixelMasks(m, x, output=lambda r: {"a": r})(torch.zeros(1, 1, 16, 16)), InputTypeError, "'a'"),
     ],
 )
 def test_bad_input(call, error: type[Exception], text: str, model: nn.Module, data: dict[str, np.ndarray]) -> None:

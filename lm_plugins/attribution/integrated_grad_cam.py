@@ -15,7 +15,7 @@ from lm_plugins.attribution.capture import activations_of, gradients_of
 from lm_plugins.attribution.layers import named_layers
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, LayerError, OptionError, ShapeError
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.features.score import selected
 
 __all__ = ["OFFICIAL_DEMO", "IntegratedGradCam"]
@@ -54,7 +54,8 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them that runs `layer`.
         layer: The layer, usually the last convolutional one; with a model its name will do.
-        output: Turns what the model returns into a tensor ``(N, ...)``; None if it is one.
+        output: A word for what the model returns (see `lm_plugins.features.output`), to explain the probabilities that it
+            means; or a function that turns it into a tensor ``(N, ...)``. None explains what it returns.
 
     Raises:
         InputTypeError: `forward_func` cannot be called.
@@ -79,9 +80,7 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
         weigh the maps of the image; here they stay where they are, which makes them complete.
     """
 
-    def __init__(
-        self, forward_func: Callable[..., Any], layer: nn.Module | str, output: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, forward_func: Callable[..., Any], layer: nn.Module | str, output: Output | None = None) -> None:
         if not callable(forward_func) or isinstance(forward_func, type):
             raise InputTypeError(f"forward_func is a model or a function, got {type(forward_func).__name__}.")
         if isinstance(forward_func, nn.Module):
@@ -90,6 +89,7 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
             self._name = type(layer).__name__
         else:
             raise LayerError("forward_func is a function, whose layers have no names: pass the module itself as layer.")
+        parted(output)  # an unknown word is said now
         self._output = output
         super().__init__(forward_func, layer)
 

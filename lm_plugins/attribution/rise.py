@@ -13,7 +13,8 @@ from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
-from lm_plugins.features.score import OutputIs, as_probabilities, selected
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted
+from lm_plugins.features.score import selected
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 
@@ -42,8 +43,8 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             regions their mean share of the image. ``"observed"``: at each pixel, how visible it was on average in these
             masks; S is then the mean score over the masks that show a pixel, with much less noise where few masks were
             drawn. None: ``"expected"`` for colours, ``"observed"`` for regions.
-        output_is: What the model returns: ``"probabilities"`` (checked), ``"logits"`` (a softmax follows),
-            ``"multilabel_logits"`` (a sigmoid follows) or ``"scores"`` (taken as they are).
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
+            of a single one, `target` is None or 0, as in Captum.
         batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
             GPU wants more.
         output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
@@ -71,19 +72,19 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         removal: Removal | str | None = "grey",
         thresholds: Sequence[float] = (0.5,),
         coverage: Coverage | None = None,
-        output_is: OutputIs = "probabilities",
+        output_is: OutputIs | None = None,
         batch_size: int = 8,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
     ) -> None:
         if batch_size < 1:
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
         if coverage is not None and coverage not in get_args(Coverage):
             raise OptionError(f"coverage is 'expected', 'observed' or None, got {coverage!r}.")
-        as_probabilities(torch.zeros(1, 2), output_is)  # an unknown kind is said now
+        choose, word = parted(output, output_is)
         super().__init__(forward_func)
-        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, output)
+        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
-        self._output_is, self._batch_size = output_is, batch_size
+        self._output_is, self._batch_size = word, batch_size
 
     def attribute(
         self,

@@ -18,8 +18,8 @@ from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
-from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities, selected
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.score import selected
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 
@@ -54,14 +54,15 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. What is credited is then the visible
             region that was scored, not the soft mask. One run for each; the three of the default kept more confidence
             under layer masking than any one of them.
-        output_is: What the model returns: ``"probabilities"`` (checked), ``"logits"`` (a softmax follows),
-            ``"multilabel_logits"`` (a sigmoid follows) or ``"scores"`` (taken as they are).
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
+            of a single one, `target` is None or 0, as in Captum.
         gradient_of: ``"probability"`` as published, or ``"output"``: select maps by the gradient of what the model
             returns, before softmax or sigmoid.
         normalize: Spread the result over [0, 1]. The published formula ends with the fusion; the order of pixels is the
             same.
         batch_size: Masks in one forward pass. Small batches are fastest on a CPU; a GPU wants more.
-        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns (see `lm_plugins.features.output`), or a function that turns it into a
+            tensor ``(K, ...)``; None if it is one.
 
     Raises:
         OptionError: An option is not one of these.
@@ -96,11 +97,11 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         fusion: Fusion = "soft",
         temperature: float = 100.0,
         thresholds: Sequence[float] = (0.1, 0.25, 0.5),
-        output_is: OutputIs = "probabilities",
+        output_is: OutputIs | None = None,
         gradient_of: Literal["probability", "output"] = "probability",
         normalize: bool = True,
         batch_size: int = 8,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
     ) -> None:
         if not isinstance(forward_func, nn.Module):
             raise InputTypeError(
@@ -114,12 +115,12 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
         # They say what is wrong with them now rather than after the first layer.
         fused([torch.zeros(1, 1)], fusion, temperature)
-        as_probabilities(torch.zeros(1, 2), output_is)
+        choose, word = parted(output, output_is)
         super().__init__(forward_func)
-        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, output)
+        self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._layers = None if layers is None else named_layers(forward_func, layers)
         self._mu, self._fusion, self._temperature = mu, fusion, temperature
-        self._output_is, self._gradient_of, self._output = output_is, gradient_of, output
+        self._output_is, self._gradient_of, self._output = word, gradient_of, choose
         self._normalize, self._batch_size = normalize, batch_size
 
     def layers_for(self, inputs: Tensor, additional_forward_args: Any = None) -> list[str]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from lm_plugins.audit.ranking import top_pixels
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import ProbabilityError, ShapeError
-from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities, selected
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.score import selected
 
 __all__ = ["confidence_in_top", "drop_in_confidence", "increase_in_confidence"]
 
@@ -85,8 +85,8 @@ def confidence_in_top(
     attribution: Tensor,
     target: Any = None,
     share: float = 0.15,
-    output_is: OutputIs = "probabilities",
-    output: Callable[[Any], Any] | None = None,
+    output_is: OutputIs | None = None,
+    output: Output | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Probabilities of the target with the whole image, and with only the pixels of the highest attribution.
 
@@ -97,8 +97,8 @@ def confidence_in_top(
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
         target: A class, or one for each image.
         share: Of the pixels that stay visible, in [0, 1]. The papers keep 15 %.
-        output_is: What the model returns; see `lm_plugins.attribution.SISE`.
-        output: Turns what the model returns into a tensor ``(N, ...)``; None if it is one.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
+        output: A word for what the model returns, or a function that turns it into a tensor ``(N, ...)``; None if it is one.
 
     Returns:
         p and p', ``(N,)`` each, for `drop_in_confidence` and `increase_in_confidence`.
@@ -121,6 +121,7 @@ def confidence_in_top(
     check_images(x, "confidence")
     check_finite(x, "confidence")
     targets = targets_for(target, len(x))
+    choose, word = parted(output, output_is)
     top = top_pixels(attribution, share)
     if top.shape != (len(x), *x.shape[2:]):
         raise ShapeError(
@@ -129,9 +130,7 @@ def confidence_in_top(
         )
     with torch.no_grad():
         results = [forward(x, visible) for visible in (torch.ones_like(top), top)]
-    before, after = (
-        selected(as_probabilities(rows_of(result, len(x), output), output_is), targets) for result in results
-    )
+    before, after = (selected(as_probabilities(rows_of(result, len(x), choose), word), targets) for result in results)
     return before, after
 
 

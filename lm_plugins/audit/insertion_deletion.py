@@ -10,8 +10,8 @@ from torch import Tensor
 from lm_plugins.audit.ranking import pixel_maps
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import OptionError, ShapeError
-from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities, selected
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.score import selected
 
 __all__ = ["Curve", "deletion", "insertion"]
 
@@ -40,9 +40,9 @@ def deletion(
     attribution: Tensor,
     target: Any = None,
     steps: int = 32,
-    output_is: OutputIs = "probabilities",
+    output_is: OutputIs | None = None,
     batch_size: int = 32,
-    output: Callable[[Any], Any] | None = None,
+    output: Output | None = None,
 ) -> Curve:
     """Delete the pixels of the highest attribution first. A small area under the curve is good.
 
@@ -54,9 +54,9 @@ def deletion(
         target: A class, or one for each image.
         steps: Parts of about equal size that the pixels are deleted in, at least 1. RISE uses as many as the image has
             rows.
-        output_is: What the model returns; see `lm_plugins.attribution.SISE`.
+        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
         batch_size: Images in one forward pass.
-        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns, or a function that turns it into a tensor ``(K, ...)``; None if it is one.
 
     Returns:
         The curve, from the whole image to nothing.
@@ -73,7 +73,7 @@ def deletion(
         >>> from lm_plugins.removal import as_removal
         >>> forward = as_removal("grey")(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
         >>> x = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
-        >>> deletion(forward, x, x, target=0, steps=4, output_is="scores").scores
+        >>> deletion(forward, x, x, target=0, steps=4, output="regression").scores
         tensor([[1., 0., 0., 0., 0.]])
 
     References:
@@ -88,9 +88,9 @@ def insertion(
     attribution: Tensor,
     target: Any = None,
     steps: int = 32,
-    output_is: OutputIs = "probabilities",
+    output_is: OutputIs | None = None,
     batch_size: int = 32,
-    output: Callable[[Any], Any] | None = None,
+    output: Output | None = None,
 ) -> Curve:
     """Insert the pixels of the highest attribution first. A large area under the curve is good.
 
@@ -100,9 +100,9 @@ def insertion(
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
         target: A class, or one for each image.
         steps: Parts that the pixels are inserted in.
-        output_is: What the model returns.
+        output_is: The word for what a function `output` returns.
         batch_size: Images in one forward pass.
-        output: Turns what the model returns into a tensor.
+        output: A word, or a function that turns what the model returns into a tensor.
 
     Returns:
         The curve, from nothing to the whole image.
@@ -122,12 +122,13 @@ def _curve(
     attribution: Tensor,
     target: Any,
     steps: int,
-    output_is: OutputIs,
+    output_is: OutputIs | None,
     batch_size: int,
-    output: Callable[[Any], Any] | None,
+    output: Output | None,
     is_insertion: bool,
 ) -> Curve:
     what = "insertion" if is_insertion else "deletion"
+    choose, word = parted(output, output_is)
     check_evaluation_mode(forward, what)
     check_images(x, what)
     check_finite(x, what)
@@ -153,7 +154,7 @@ def _curve(
             visible = (one[None] < counts) if is_insertion else (one[None] >= counts)
             with torch.no_grad():
                 result = forward(row.expand(len(visible), -1, -1, -1), visible)
-            rows = as_probabilities(rows_of(result, len(visible), output), output_is)
+            rows = as_probabilities(rows_of(result, len(visible), choose), word)
             parts.append(selected(rows, [chosen] * len(visible)))
         scores.append(torch.cat(parts))
     return Curve(torch.tensor(changed, dtype=torch.float64) / pixels, torch.stack(scores))

@@ -28,7 +28,7 @@ from lm_plugins.audit.result import AuditResult
 from lm_plugins.audit.subject import AuditedModel, FeatureMaker, Subject
 from lm_plugins.audit.tables import COLUMNS, pd
 from lm_plugins.errors import MissingDependencyError
-from lm_plugins.features.score import OutputIs
+from lm_plugins.features.output import Output, OutputIs
 from lm_plugins.removal import Removal
 
 __all__ = ["run_audit"]
@@ -56,8 +56,8 @@ def run_audit(
     regions: Sequence[Tensor | None] | None = None,
     class_similarity: ClassSimilarity | None = None,
     lime_samples: int = 512,
-    output_is: OutputIs = "logits",
-    output: Any = None,
+    output_is: OutputIs | None = None,
+    output: Output | None = None,
 ) -> AuditResult:
     """Measure how much each removal distorts a model, on images of one's own.
 
@@ -89,8 +89,10 @@ def run_audit(
         regions: The object in each image, bool ``(H, W)``, for ``"shape_bias"``, ``"shape_leakage"`` and ``"alignment"``.
         class_similarity: A matrix or function; adds ``class_similarity`` to the curves. See `wordnet_similarity`.
         lime_samples: Coalitions for each explanation by LIME.
-        output_is: ``"logits"``, ``"probabilities"``, ...; see `lm_plugins.features.score.OutputIs`.
-        output: Turns what the model returns into a tensor ``(N, classes)``; None if it is one.
+        output_is: The word, where `output` is a function: what it returns.
+        output: A word for what the model returns (``"logits"``, ``"probabilities"``, ``"sigmoid"``, ``"single_logit"``; see
+            `lm_plugins.features.output`), or a function that turns it into a tensor ``(N, classes)``. Without a word it
+            is taken for logits, and refused if it looks like probabilities.
 
     Returns:
         The result; also in `out`, if that is given.
@@ -130,7 +132,7 @@ def run_audit(
     jobs = jobs_for(measures, plan)
     described = {name: described_as(removal) for name, removal in chosen.items()}
     settings = {
-        "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output_is": output_is,
+        "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output_is": audited.output_is,
         "lime_samples": lime_samples, "lm_plugins": lm_plugins.__version__,
     }  # fmt: skip
     folder = None if out is None else Path(out)

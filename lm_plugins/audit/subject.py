@@ -12,8 +12,7 @@ from lm_plugins.audit.saliency import gradient_saliency
 from lm_plugins.checks import check_finite, check_images
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator, grid, relabelled, superpixels
-from lm_plugins.features.output import rows_of
-from lm_plugins.features.score import OutputIs, as_probabilities
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
 from lm_plugins.removal import Forward
 
 #: Who asks, in messages.
@@ -48,22 +47,23 @@ class AuditedModel:
     def __init__(
         self,
         model: nn.Module,
-        output_is: OutputIs = "logits",
-        output: Callable[[Any], Tensor] | None = None,
+        output_is: OutputIs | None = None,
+        output: Output | None = None,
         batch_size: int | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise OptionError(f"batch_size is at least 1, or None for an automatic choice; got {batch_size}.")
         self.model = model
-        self.output_is: OutputIs = output_is
-        self.output = output
+        self.output, self.output_is = parted(output, output_is)
+        self.is_single = False  # whether the model has one output, that of two classes
         self.batch_size = batch_size
         first = next(model.parameters(), None)
         self.device = torch.device("cpu") if first is None else first.device
 
     def outputs(self, forward: Forward, x: Tensor, feature_mask: Tensor, coalitions: Tensor) -> Tensor:
         """What the model returns, ``(K, classes)``, for coalitions ``(K, F)`` of the features of one image."""
-        return CoalitionEvaluator(forward, x, feature_mask, self.batch_size, self.output)(coalitions)
+        outputs = CoalitionEvaluator(forward, x, feature_mask, self.batch_size, self.output)(coalitions)
+        return outputs[:, None] if outputs.ndim == 1 else outputs
 
     def probabilities(self, forward: Forward, x: Tensor, feature_mask: Tensor, coalitions: Tensor) -> Tensor:
         """The same as probabilities ``(K, classes)`` on the CPU."""
@@ -79,11 +79,20 @@ class AuditedModel:
         return self._as_probabilities(result if self.output is None else self.output(result))
 
     def _as_probabilities(self, output: Tensor) -> Tensor:
-        if output.ndim != 2:
+        if output.ndim not in (1, 2):
             raise ShapeError(
                 f"the audit needs a classifier: outputs (N, classes), got {tuple(output.shape)}; choose them with output=."
             )
-        return as_probabilities(output, self.output_is)
+        if self.output_is is None:
+            self.output_is = guessed(output)
+        self.is_single = output.ndim == 1 or output.shape[1] == 1
+        probabilities = as_probabilities(output, self.output_is)
+        if probabilities.ndim < 2 or probabilities.shape[1] < 2:
+            raise ShapeError(
+                "the audit compares classes, the model returns one number for each image, which is no probability: "
+                "output='single_logit' or output='probabilities' make two classes of it."
+            )
+        return probabilities
 
 
 class Subject:
@@ -125,7 +134,9 @@ class Subject:
     @cached_property
     def saliency(self) -> Tensor:
         """``(H, W)``: the size of the gradient for the predicted class."""
-        return gradient_saliency(self.model.model, self.x, self.predicted, self.model.output).cpu()
+        # Of a single output, it is the same for both classes.
+        target = 0 if self.model.is_single else self.predicted
+        return gradient_saliency(self.model.model, self.x, target, self.model.output).cpu()
 
     @property
     def region(self) -> Tensor | None:

@@ -6,6 +6,7 @@ from typing import Any
 from lm_plugins.captum.pixel_masks import PixelMasks, image_position
 from lm_plugins.captum.similarity import feature_similarity
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
+from lm_plugins.features.output import Output
 from lm_plugins.removal import Removal
 
 try:
@@ -41,7 +42,8 @@ class FeatureAblation(_WithFutures, attr.FeatureAblation):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
 
     Example:
         >>> import torch
@@ -77,7 +79,8 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -127,7 +130,8 @@ class ShapleyValueSampling(_WithFutures, attr.ShapleyValueSampling):  # type: ig
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -154,7 +158,8 @@ class ShapleyValues(_WithFutures, attr.ShapleyValues):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
     def attribute(
@@ -208,8 +213,15 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
         similarity_func: As upstream's; by default `feature_similarity`, which looks at which features are present.
         perturb_func: As upstream's.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
+
+    _if_zero = (
+        "By default Captum fits a Lasso of alpha=0.01, which turns weights of about that size into 0, such as those on a "
+        "probability among 1,000 classes: pass interpretable_model=SkLearnLasso(alpha=1e-4), or SkLearnRidge(alpha=1.0), of "
+        "captum._utils.models.linear_model, or explain logits. Else look at target= and output=."
+    )
 
     def __init__(
         self,
@@ -218,7 +230,7 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
         similarity_func: Callable[..., Any] | None = None,
         perturb_func: Callable[..., Any] | None = None,
         removal: Removal | str | None = None,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
     ) -> None:
         super().__init__(
             forward_func,
@@ -236,5 +248,13 @@ class KernelShap(_SampledPixelMasks, attr.KernelShap):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: Chooses the tensor to explain from what the model returns, such as ``lambda result: result["out"]``.
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+            function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
+
+    def _check_features(self, count: int) -> None:
+        if count < 2:
+            raise OptionError(
+                "KernelShap draws coalitions of at least 2 features, the feature mask has a single one: make more of them "
+                "(smaller patches, more superpixels), or take FeatureAblation."
+            )

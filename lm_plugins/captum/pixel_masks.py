@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.futures import Future
 
 from lm_plugins.checks import Target, check_evaluation_mode, check_finite, check_images, check_target, targets_for
+from lm_plugins.checks.explanations import warn_of_few_samples, warn_of_zeros
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
 from lm_plugins.features import relabelled
 from lm_plugins.features.coalition import spread
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.futures import afterwards
-from lm_plugins.removal import Removal, as_removal
+from lm_plugins.removal import LayerMasking, Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall, seen_by
 
 __all__ = ["PixelMasks", "image_position"]
@@ -75,16 +76,20 @@ class PixelMasks:
     """
 
     _one_output = False
+    #: What to do where all attributions are 0.
+    _if_zero = "The output for the target is the same whatever is hidden: look at target= and output=."
 
     def __init__(
         self,
         forward_func: Callable[..., Any],
         removal: Removal | str | None = None,
-        output: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
         **upstream: Any,
     ) -> None:
         self._explained = forward_func
-        forward = as_removal(removal)(ModelCall(forward_func))
+        parted(output)  # an unknown word is said now
+        self._removal = as_removal(removal)
+        forward = self._removal(ModelCall(forward_func))
 
         def forward_masks(*values: Any) -> Any:
             count = next(i for i, value in enumerate(values) if isinstance(value, _Call))
@@ -99,6 +104,9 @@ class PixelMasks:
 
         # The next class in line is Captum's.
         super().__init__(forward_masks, **upstream)  # type: ignore[call-arg]
+
+    def _check_features(self, count: int) -> None:
+        """Check that a method which draws coalitions can do so for a number of features."""
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
         """Not available, as upstream.
@@ -134,10 +142,16 @@ class PixelMasks:
             settings["feature_mask"] = tuple(ids[None] if i == position else one for i, one in enumerate(masks))
         targets = tuple(dict.fromkeys(targets_for(settings.get("target"), len(x))))
         call = _Call(x, position, targets, self._one_output, features)
+        if self._one_output:
+            count = sum(one.numel() // len(x) for one in tensors) - x[0].numel() + x[0, 0].numel()
+            if feature_mask is not None:
+                count = int(torch.cat([one.flatten() for one in settings["feature_mask"]]).max()) + 1
+            self._check_features(count)
+            warn_of_few_samples(settings["n_samples"], count, what, "n_samples")
         more = () if additional_forward_args is None else additional_forward_args
         result = attribute(
             inputs=tuple(present if i == position else one for i, one in enumerate(tensors)),
-            baselines=_without_image(baselines, len(tensors), position),
+            baselines=_without_image(baselines, len(tensors), position, self._removal),
             additional_forward_args=(
                 call, torch.arange(len(x), device=x.device), *(more if isinstance(more, tuple) else (more,))
             ),
@@ -145,6 +159,7 @@ class PixelMasks:
         )  # fmt: skip
 
         def as_inputs(result: Any) -> Any:
+            warn_of_zeros(result if isinstance(result, tuple) else (result,), what, self._if_zero)
             if not settings.get("return_input_shape", True):
                 return result
             # Captum puts the dimensions of a multi-dimensional output first.
@@ -189,21 +204,27 @@ def image_position(tensors: tuple[Any, ...]) -> int:
     return images[0]
 
 
-def _explained(result: Any, output: Callable[[Any], Any] | None, call: _Call, count: int) -> Any:
-    chosen = result if output is None else output(result)
-    if not isinstance(chosen, (Tensor, int, float)):
-        rows_of(result, count, output)  # raises: says what came and how to choose
+def _explained(result: Any, output: Output | None, call: _Call, count: int) -> Any:
+    chosen = result if output is None or isinstance(output, str) else output(result)
+    if isinstance(output, str) or not isinstance(chosen, (Tensor, int, float)):
+        chosen = rows_of(result, count, output)  # raises for what is no tensor: says what came and how to choose
     call.check_target(chosen)
     return chosen
 
 
-def _without_image(baselines: Any, count: int, position: int) -> tuple[Any, ...]:
+def _without_image(baselines: Any, count: int, position: int, removal: Removal) -> tuple[Any, ...]:
     """Baselines for Captum: 0 (hidden) for the mask, the user's for what else is perturbed."""
     given = baselines if isinstance(baselines, tuple) else (baselines,) * count
     if len(given) != count:
         raise OptionError(f"baselines has {len(given)} values for {count} inputs: pass one for each.")
     image = given[position]
-    if image is not None and not (isinstance(image, float) and image == MASKED):
+    is_masked = isinstance(image, float) and image == MASKED
+    if is_masked and not isinstance(removal, LayerMasking):
+        raise OptionError(
+            f"baselines=lm_plugins.MASKED asks for layer masking, removal={removal!r} for something else: leave one of them "
+            "out."
+        )
+    if image is not None and not is_masked:
         warnings.warn(
             "baselines is not used for images: hidden pixels are removed by layer masking, or by what was passed as "
             "removal= (a colour, say: removal=lm_plugins.removal.Colour(0.0)).",

@@ -83,5 +83,9 @@ def check_target(target: Target, shape: tuple[int, ...], *, is_whole: bool = Tru
     if len(indices) > len(shape) or (is_whole and len(indices) != len(shape)):
         raise OptionError(f"target is {target}, {has}: pass {len(shape)} indices.")
     if not all(-size <= i < size for i, size in zip(indices, shape, strict=False)):
-        raise OptionError(f"target is {target}, {has}: choose {', '.join(f'0 to {size - 1}' for size in shape)}.")
+        hint = " For two classes, 0 and 1, of a single logit or probability, pass output='single_logit' or 'probabilities'."
+        raise OptionError(
+            f"target is {target}, {has}: choose {', '.join(f'0 to {size - 1}' for size in shape)}."
+            f"{hint if shape == (1,) else ''}"
+        )
     return indices

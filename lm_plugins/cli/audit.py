@@ -10,22 +10,14 @@ import click
 import torch
 from click.core import ParameterSource
 
+from lm_plugins.cli.answers import answered, output_option
 from lm_plugins.cli.config_file import config_option, config_text
 from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.object_masks import read_object_masks
 from lm_plugins.cli.output import examples, note, plain, print_json, say, writable_folder
-from lm_plugins.cli.parameters import (
-    NUMBERS,
-    REMOVAL_NAMES,
-    SEED,
-    Names,
-    built_removals,
-    loaded,
-    model_options,
-    probabilities_of,
-)
+from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
 from lm_plugins.errors import OptionError
 
 __all__ = ["audit"]
@@ -61,6 +53,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of images.")
 @model_options
+@output_option
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -166,10 +159,10 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     images = find_images([options["images"]], preprocessing, options["limit"], options["seed"])
     if images.skipped:
         note(images.report())
-    count = len(probabilities_of(model.module, images[0][None].to(options["device"])))
     labels = None
+    answers, word = answered(model.module, images[0][None], options["output"])
     if options["labels"] is not None:
-        labels = read_labels(options["labels"], images.names, model.classes, count)
+        labels = read_labels(options["labels"], images.names, model.classes, answers.shape[1])
     settings = config_text("audit", {name: value for name, value in options.items() if name not in ("resume", "quick")})
     written(folder / "audit.toml", lambda path: path.write_text(settings, encoding="utf-8"))
     result = run_audit(
@@ -179,6 +172,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         removals,
         **{name: options[name] for name in ("features", "orders", "fractions", "measures", "seed")},
         batch_size=options["batch_size"],
+        output=word,
         out=folder,
         resume=options["resume"],
         names=images.names,
@@ -197,6 +191,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         preprocessing.pixels,
         model.class_name,
         seed=options["seed"],
+        output=word,
     )
     extra = {"examples": [one.as_dict() for one in examples], "skipped": images.skipped}
     written(folder / "examples.json", lambda path: path.write_text(json.dumps(extra), encoding="utf-8"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lm_plugins.cli.answers import output_option
 from lm_plugins.cli.config_file import config_option
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
 from lm_plugins.cli.explanation_methods import METHODS
@@ -36,12 +37,13 @@ SHOWN = 100
 @click.option("--compare", type=REMOVAL_NAMES, help="Several removals side by side, in place of --removal.")
 @click.option("--target", type=click.IntRange(0), help="The class to explain; by default the one that the model says.")
 @click.option("--features", type=FEATURES, help="What is removed together; each method has its own default.")
+@output_option
 @click.option(
-    "--output",
-    type=click.Choice(["probability", "logit"]),
+    "--of",
+    type=click.Choice(["probability", "output"]),
     default="probability",
     show_default=True,
-    help="What of the class is explained.",
+    help="What of the class is explained: its probability, or what the model returns before it.",
 )
 @click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="For methods that draw.")
 @click.option("--layer", help="For methods that look at layers; several with commas. By default their own choice.")
@@ -105,7 +107,7 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
         print_json({"images": records, "skipped": found.skipped, "folder": str(folder), "report": str(report)})
         return
     for record in records:
-        say(f"{record['image']}: {record['target']} ({record['probability']:.1%})")
+        say(f"{record['image']}: {record['target']} ({record['says']})")
     say(f"report: {report}")
 
 
@@ -127,7 +129,8 @@ def _record(one: Any, files: list[Path]) -> dict[str, Any]:
     return {
         "image": one.name,
         "target": one.target,
-        "probability": one.probability,
+        **({"probability": one.probability} if one.is_probability else {"value": one.probability}),
+        "says": one.says,
         "predicted": one.predicted,
         "files": [file.name for file in files],
         "explanations": [
@@ -164,7 +167,7 @@ def _write_report(
         "features": options["features"] or METHODS[method].features,
         **{
             name: options[name]
-            for name in ("output", "samples", "layer", "seed", "size", "mean", "std")
+            for name in ("output", "of", "samples", "layer", "seed", "size", "mean", "std")
             if options[name] is not None
         },
     }

@@ -13,9 +13,10 @@ from torch import Tensor
 from lm_plugins.audit import deletion
 from lm_plugins.audit.parts import written
 from lm_plugins.checks import check_target
+from lm_plugins.checks.explanations import warn_of_zeros
+from lm_plugins.cli.answers import answered
 from lm_plugins.cli.explanation_methods import Method, Question
 from lm_plugins.cli.loading_models import LoadedModel
-from lm_plugins.cli.parameters import probabilities_of
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.removal import Removal
 from lm_plugins.report import ExplainedImage, Explanation
@@ -44,7 +45,8 @@ def explained_image(
         picture: The part of it that the model sees.
         method: How.
         removals: By name.
-        options: Of the command: target, features, output, samples, layer, seed, batch_size, device.
+        options: Of the command: target, features, output, of, samples, layer, seed, batch_size, device. Where nobody said
+            what the model returns, the first image tells, for all that follow.
 
     Returns:
         The explanations, and the feature mask ``(H, W)``.
@@ -55,7 +57,8 @@ def explained_image(
     """
     pixels = pixels_of(picture)
     x = preprocessing.normalised(pixels)[None].to(options["device"])
-    probabilities = probabilities_of(model.module, x)
+    answers, options["output"] = answered(model.module, x, options["output"])
+    probabilities = answers[0]
     predicted = int(probabilities.argmax())
     target = predicted if options["target"] is None else options["target"]
     check_target(target, (len(probabilities),))
@@ -64,22 +67,30 @@ def explained_image(
     explanations = []
     for chosen, removal in removals.items():
         start = time.perf_counter()
-        attribution = method(
-            Question(
-                model.module, x, target, removal, features, feature_mask,
-                **{one: options[one] for one in ("output", "samples", "seed", "layer", "batch_size")},
+        question = Question(
+            model.module, x, target, removal, features, feature_mask,
+            **{one: options[one] for one in ("output", "of", "samples", "seed", "layer", "batch_size")},
+        )  # fmt: skip
+        attribution = method(question).float()
+        if not method.says_zero:
+            warn_of_zeros(
+                (attribution[None],),
+                options["method"],
+                "Nothing speaks for the class, or the model says the same whatever is hidden.",
             )
-        ).float()  # fmt: skip
         seconds = time.perf_counter() - start
         steps = min(_STEPS, attribution.numel())
+        # What comes out of `probabilities` is taken as it is.
         curve = deletion(
-            removal(model.module), x, attribution[None], target, steps, "logits", options["batch_size"]
-        ).scores[0]
+            removal(model.module), x, attribution[None], target, steps, "regression", options["batch_size"],
+            question.probabilities,
+        ).scores[0]  # fmt: skip
         left = {step / steps: score for step, score in enumerate(curve.tolist())}
         explanations.append(Explanation(chosen, attribution, ranks_of(attribution), left, seconds))
     one = ExplainedImage(
-        name, pixels, model.class_name(target), float(probabilities[target]), model.class_name(predicted), explanations
-    )
+        name, pixels, model.class_name(target), float(probabilities[target]), model.class_name(predicted), explanations,
+        is_probability=options["output"] != "regression",
+    )  # fmt: skip
     return one, feature_mask.cpu()
 
 

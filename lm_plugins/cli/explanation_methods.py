@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lm_plugins.cli.parameters import Features
 from lm_plugins.errors import MissingDependencyError, OptionError
+from lm_plugins.features.output import OutputIs, as_probabilities
 from lm_plugins.removal import Removal
 
 __all__ = ["METHODS", "Method", "Question"]
@@ -22,13 +23,14 @@ class Question:
     """What is to be explained, and how.
 
     Args:
-        model: In evaluation mode; returns logits ``(N, classes)``.
+        model: In evaluation mode.
         x: One image ``(1, C, H, W)``.
         target: A class.
         removal: How pixels are removed.
         features: Which pixels are removed together.
         feature_mask: They, as ``(H, W)``.
-        output: ``"probability"`` or ``"logit"`` of the target.
+        output: What the model returns, in a word of `lm_plugins.features.output`.
+        of: ``"probability"`` of the target, or the ``"output"`` before it.
         samples: Coalitions or masks, for methods that draw them.
         seed: Of what is drawn.
         layer: For methods that look at layers; None for their own choice.
@@ -41,20 +43,25 @@ class Question:
     removal: Removal
     features: Features
     feature_mask: Tensor
-    output: str = "probability"
+    output: OutputIs = "logits"
+    of: Literal["probability", "output"] = "probability"
     samples: int = 500
     seed: int = 0
     layer: str | None = None
     batch_size: int = 8
 
-    def of_output(self, logits: Any) -> Any:
-        """The model's output as it is explained."""
-        return logits.softmax(1) if self.output == "probability" else logits
+    def probabilities(self, result: Tensor) -> Tensor:
+        """What the model returned as probabilities ``(N, classes)``; values ``(N, outputs)`` of a regression."""
+        rows = as_probabilities(result, self.output)
+        return rows[:, None] if rows.ndim == 1 else rows
 
-    @property
-    def output_is(self) -> str:
-        """What `lm_plugins.attribution` shall make of the model's output."""
-        return "logits" if self.output == "probability" else "scores"
+    def explained(self, result: Tensor) -> Tensor:
+        """What the model returned as it is explained, ``(N, classes)``."""
+        if self.of == "probability" or self.output in ("probabilities", "regression"):
+            return self.probabilities(result)
+        rows = result.reshape(len(result), -1)
+        # The logit of class 0 of two is that of class 1 with the other sign.
+        return torch.cat([-rows, rows], 1) if rows.shape[1] == 1 else rows
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,11 @@ class Method:
     attribute: Callable[[Question], Tensor]
     features: Features
     uses_removal: bool = True
+
+    @property
+    def says_zero(self) -> bool:
+        """Whether the adapter warns of attributions that are 0."""
+        return self.source in ("lm_plugins.captum", "lm_plugins.lime")
 
     def is_available(self) -> bool:
         """Whether it is installed."""
@@ -115,7 +127,7 @@ def _occlusion(question: Question) -> Tensor:
     channels, height, width = question.x.shape[1:]
     window = min(question.features.number, height, width)
     step = max(window // 2, 1)
-    occlusion = _module("captum").Occlusion(question.model, question.removal, question.of_output)
+    occlusion = _module("captum").Occlusion(question.model, question.removal, question.explained)
     result: Tensor = occlusion.attribute(
         question.x,
         sliding_window_shapes=(channels, window, window),
@@ -127,7 +139,7 @@ def _occlusion(question: Question) -> Tensor:
 
 
 def _feature_ablation(question: Question) -> Tensor:
-    ablation = _module("captum").FeatureAblation(question.model, question.removal, question.of_output)
+    ablation = _module("captum").FeatureAblation(question.model, question.removal, question.explained)
     result: Tensor = ablation.attribute(
         question.x,
         feature_mask=question.feature_mask[None, None],
@@ -149,7 +161,7 @@ def _check_samples(question: Question) -> None:
 
 def _kernel_shap(question: Question) -> Tensor:
     _check_samples(question)
-    kernel_shap = _module("captum").KernelShap(question.model, question.removal, question.of_output)
+    kernel_shap = _module("captum").KernelShap(question.model, question.removal, question.explained)
     state = torch.get_rng_state()
     torch.manual_seed(question.seed)
     try:
@@ -169,7 +181,7 @@ def _lime(question: Question) -> Tensor:
     _check_samples(question)
     segments = question.feature_mask.cpu().numpy()
     explainer = _module("lime").LimeImageExplainer(
-        question.model, removal=question.removal, output=question.of_output, random_state=question.seed
+        question.model, removal=question.removal, output=question.explained, random_state=question.seed
     )
     explanation = explainer.explain_instance(
         question.x[0].permute(1, 2, 0).cpu().numpy(),  # floats go to the model as they are
@@ -192,7 +204,7 @@ def _partition(question: Question) -> Tensor:
 
     image = question.x[0].permute(1, 2, 0).cpu().numpy()
     masker = shap_adapter.Masker(image.shape, features=question.feature_mask.cpu().numpy())
-    model = shap_adapter.Model(question.model, removal=question.removal, output=question.of_output)
+    model = shap_adapter.Model(question.model, removal=question.removal, output=question.explained)
     values = shap.PartitionExplainer(lambda *args: model(*args)[:, question.target], masker)(
         image[None], max_evals=question.samples, batch_size=question.batch_size, silent=True
     )
@@ -205,7 +217,11 @@ def _partition(question: Question) -> Tensor:
 
 def _rise(question: Question) -> Tensor:
     rise = _module("attribution").RISE(
-        question.model, removal=question.removal, output_is=question.output_is, batch_size=question.batch_size
+        question.model,
+        removal=question.removal,
+        output=question.explained,
+        output_is="regression",
+        batch_size=question.batch_size,
     )
     result: Tensor = rise.attribute(question.x, target=question.target, n_masks=question.samples, seed=question.seed)
     return result[0, 0]
@@ -216,7 +232,8 @@ def _sise(name: str) -> Callable[[Question], Tensor]:
         method = getattr(_module("attribution"), name)(
             question.model,
             removal=question.removal,
-            output_is=question.output_is,
+            output=question.explained,
+            output_is="regression",
             batch_size=question.batch_size,
             **({} if question.layer is None else {"layers": question.layer.split(",")}),
         )
@@ -231,7 +248,7 @@ def _integrated_grad_cam(question: Question) -> Tensor:
     convolutions = [name for name, one in question.model.named_modules() if isinstance(one, nn.Conv2d)]
     if question.layer is None and not convolutions:
         raise OptionError("the model has no convolution to look at: choose a layer with --layer NAME.")
-    method = module.IntegratedGradCam(question.model, question.layer or convolutions[-1], output=question.of_output)
+    method = module.IntegratedGradCam(question.model, question.layer or convolutions[-1], output=question.explained)
     result: Tensor = method.attribute(question.x, target=question.target)
     size = (int(question.x.shape[2]), int(question.x.shape[3]))
     return nn.functional.interpolate(result, size, mode="bilinear", align_corners=False)[0, 0]

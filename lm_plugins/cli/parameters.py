@@ -9,20 +9,16 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lm_plugins.checks import check_evaluation_mode
-from lm_plugins.cli.exit_codes import is_out_of_memory
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
-from lm_plugins.errors import ModelLoadingError, OptionError
+from lm_plugins.errors import OptionError
 from lm_plugins.features import grid, superpixels
-from lm_plugins.features.score import as_probabilities
 from lm_plugins.removal import REMOVALS, PixelColour, Removal, as_removal
 
 __all__ = [
     "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Features", "Names", "built_removals", "loaded", "model_options",
-    "probabilities_of",
 ]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -189,38 +185,3 @@ def built_removals(names: Sequence[str], preprocessing: Preprocessing) -> dict[s
         name: replace(one, mean=preprocessing.mean, std=preprocessing.std) if isinstance(one, PixelColour) else one
         for name, one in built.items()
     }
-
-
-@torch.inference_mode()
-def probabilities_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Run the plain model on one image.
-
-    Args:
-        model: A classifier.
-        x: One image ``(1, C, H, W)``, preprocessed, on the device of the model.
-
-    Returns:
-        The probabilities ``(classes,)``, on the CPU.
-
-    Raises:
-        ModelLoadingError: The model fails.
-        OptionError: It returns something else than ``(N, classes)``.
-        NonFiniteError: It returns NaN.
-        TrainingModeError: The model or a part of it is in training mode.
-    """
-    check_evaluation_mode(model, "the command line")
-    try:
-        logits = model(x)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise ModelLoadingError(
-            f"the model fails on an image of shape {tuple(x.shape)} and {x.dtype} with {type(error).__name__}: {error}."
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise OptionError(
-            f"a classifier that returns logits (N, classes) of two or more classes is needed, got {shape}; wrap the model in "
-            "a factory that does."
-        )
-    return as_probabilities(logits, "logits")[0].cpu()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
 from lm_plugins.features.coalition import checked_features, present_in, spread
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 
 __all__ = ["CoalitionEvaluator"]
 
@@ -31,7 +31,8 @@ class CoalitionEvaluator:
         feature_mask: Integer ``(H, W)`` with ids from 0 to F - 1, as `lm_plugins.features.relabelled` makes them.
         batch_size: Coalitions in one forward pass; None starts with 8 on a CPU, with 32 elsewhere, and halves if memory
             runs out.
-        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns, for the probabilities that it means (see `lm_plugins.features.output`); or
+            a function that turns it into a tensor ``(K, ...)``. None takes it as it is.
         autocast: Run the model under `torch.autocast` in this dtype, such as ``torch.bfloat16``: faster on GPUs, less
             precise; None leaves it as it is.
         progress: Show a progress bar (needs tqdm).
@@ -60,7 +61,7 @@ class CoalitionEvaluator:
         x: Tensor,
         feature_mask: Tensor,
         batch_size: int | None = None,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output | None = None,
         autocast: torch.dtype | None = None,
         progress: bool = False,
     ) -> None:
@@ -78,6 +79,7 @@ class CoalitionEvaluator:
         self._x = x
         self._feature_mask = feature_mask.to(x.device)
         self._batch_size = batch_size or _FIRST_BATCH_SIZE.get(x.device.type, _FIRST_BATCH_SIZE_ELSEWHERE)
+        parted(output)  # an unknown word is said now
         self._output = output
         self._autocast = autocast
         self._progress = progress

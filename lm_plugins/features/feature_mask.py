@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lm_plugins.checks.explanations import warn_of_one_feature
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
 
 __all__ = ["grid", "relabelled", "superpixels"]
@@ -59,6 +60,9 @@ def superpixels(image: Tensor | NDArray[Any], method: Method = "slic", **setting
         OptionError: An unknown `method`.
         ShapeError: `image` is not one image.
         MissingDependencyError: scikit-image is not installed.
+
+    Warns:
+        ExplanationWarning: The whole image is one superpixel.
     """
     if method not in get_args(Method):
         raise OptionError(f"superpixels are made by one of {', '.join(map(repr, get_args(Method)))}; got {method!r}.")
@@ -78,7 +82,13 @@ def superpixels(image: Tensor | NDArray[Any], method: Method = "slic", **setting
     low, high = array.min(), array.max()
     array = (array - low) / (high - low if high > low else 1)
     labels = getattr(segmentation, method)(np.repeat(array, 3, 2) if array.shape[2] == 1 else array, **settings)
-    return relabelled(labels)
+    made = relabelled(labels)
+    if not bool(made.any()) and made.numel() > 1 and settings.get("n_segments") != 1:
+        remedy = (
+            "Pass other settings (more n_segments=, another compactness= of slic), or take lm_plugins.features.grid."
+        )
+        warn_of_one_feature(f"superpixels by {method}", remedy)
+    return made
 
 
 def relabelled(feature_mask: Tensor | NDArray[Any]) -> Tensor:

@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
-from lm_plugins.errors import InputTypeError, OptionError, ShapeError
-from lm_plugins.features.output import rows_of
+from lm_plugins.errors import InputTypeError, LMPluginsError, OptionError, ShapeError
+from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
 from lm_plugins.lime.image import as_input
 from lm_plugins.removal import Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall
 
-__all__ = ["Classifier", "Model", "Output", "Preprocess", "check_agreement"]
+__all__ = ["Classifier", "Model", "Preprocess", "check_agreement"]
 
 Model = nn.Module | Callable[[Tensor], Any]
 Preprocess = Callable[[NDArray[Any]], Tensor]
-Output = Callable[[Any], Tensor]
 
 
 class Classifier:
@@ -29,7 +28,7 @@ class Classifier:
         model: See `lm_plugins.lime.LimeImageExplainer`, as for the rest.
         preprocess: From the array to the tensor.
         removal: How pixels are removed.
-        output: From what the model returns to the tensor that is explained.
+        output: What the model returns, in a word; or a function from that to the tensor that is explained.
 
     Raises:
         InputTypeError: An argument is not of its type.
@@ -41,13 +40,12 @@ class Classifier:
     ) -> None:
         if not callable(model) or isinstance(model, type):
             raise InputTypeError(f"model is a torch model or a function of images (N, C, H, W), got {model!r}.")
-        for name, function in {"preprocess": preprocess, "output": output}.items():
-            if function is not None and not callable(function):
-                raise InputTypeError(f"{name} is a function or None, got {type(function).__name__}.")
+        if preprocess is not None and not callable(preprocess):
+            raise InputTypeError(f"preprocess is a function or None, got {type(preprocess).__name__}.")
         self._model = model if isinstance(model, nn.Module) else ModelCall(model)
         self._forward = as_removal(removal)(self._model)
         self._preprocess = preprocess
-        self._output = output
+        self._output, self._output_is = parted(output)
 
     def input_of(self, image: NDArray[Any]) -> Tensor:
         """Preprocess an image ``(H, W, C)`` into ``(1, C, H, W)``, on the model's device and in its dtype."""
@@ -62,9 +60,13 @@ class Classifier:
             TrainingModeError: The model or a part of it is in training mode.
             InputTypeError: What is explained is no tensor with a row for each image.
             ShapeError: It is not ``(N, classes)``.
-            OptionError: The model returns probabilities, and no `output` was given.
+            OptionError: The model returns, or may return, probabilities, and no `output` says so.
         """
         check_evaluation_mode(self._model, "LIME")
+        return self._classes(self._rows(x, visible), self._output_is)
+
+    def _rows(self, x: Tensor, visible: Tensor) -> Tensor:
+        """What the model returns, ``(N, classes)``."""
         rows = rows_of(self._forward(x, visible), len(x), self._output)
         rows = rows[:, None] if rows.ndim == 1 else rows
         if rows.ndim != 2 or not rows.shape[1]:
@@ -72,25 +74,35 @@ class Classifier:
                 f"LIME explains an output (images, classes), got {tuple(rows.shape)}; choose or reduce it with output=, for "
                 "example output=lambda maps: maps.mean((2, 3)).softmax(1)."
             )
-        is_softmax_due = self._output is None and rows.shape[1] > 1
-        if is_softmax_due and _are_probabilities(rows):
-            raise OptionError(
-                "the model already returns probabilities; pass output=lambda p: p, or a second softmax would flatten them."
-            )
+        return rows
+
+    def _classes(self, rows: Tensor, word: OutputIs | None) -> Tensor:
+        """What LIME explains, ``(N, classes)``."""
         rows = rows if rows.dtype == torch.float64 else rows.float()  # numpy has no bfloat16
-        return rows.softmax(1) if is_softmax_due else rows
+        return rows if word is None else as_probabilities(rows, word)
 
     @torch.inference_mode()
     def clean(self, x: Tensor) -> Tensor:
-        """What the model says about all of one image ``(1, C, H, W)``: ``(1, classes)``."""
-        return self(x, torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device))
+        """What the model says about all of one image ``(1, C, H, W)``: ``(1, classes)``.
 
-
-def _are_probabilities(rows: Tensor) -> bool:
-    if not rows.is_floating_point():
-        return False
-    tolerance = max(1e-4, 4 * torch.finfo(rows.dtype).eps)
-    return bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < tolerance).all())
+        The first answer also tells what the model returns, where nobody said.
+        """
+        check_evaluation_mode(self._model, "LIME")
+        everything = torch.ones(1, *x.shape[2:], dtype=torch.bool, device=x.device)
+        try:
+            rows = self._rows(x, everything)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, LMPluginsError) or not isinstance(self._model, ModelCall):
+                raise
+            raise InputTypeError(
+                f"the function that was passed as model= failed for a tensor of shape {tuple(x.shape)}: "
+                f"{type(error).__name__}: {error}. It is called with preprocessed tensors (N, C, H, W). If it is LIME's "
+                "classifier_fn, which takes arrays (N, H, W, C), pass the model that it calls, and what it does before and after "
+                "that as preprocess= and output=."
+            ) from error
+        if self._output_is is None and self._output is None:
+            self._output_is = guessed(rows)
+        return self._classes(rows, self._output_is)
 
 
 def check_agreement(classifier_fn: Callable[..., Any], image: NDArray[Any], expected: Tensor) -> None:

@@ -12,15 +12,18 @@ from lime import lime_image
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from lm_plugins.checks.explanations import warn_of_few_samples, warn_of_zeros
 from lm_plugins.errors import OptionError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.lime.classifier import Classifier, Model, Output, Preprocess, check_agreement
+from lm_plugins.features.output import Output
+from lm_plugins.lime.classifier import Classifier, Model, Preprocess, check_agreement
 from lm_plugins.lime.image import as_image, as_rgb
 from lm_plugins.lime.segments import segments_of
 from lm_plugins.removal import Removal
 
 __all__ = ["LimeImageExplainer"]
 
+_CONSTANT = "The model says the same whatever is hidden: look at labels= and output=, and whether superpixels cover what matters."
 _FEATURE_SELECTIONS = ("auto", "none", "forward_selection", "highest_weights", "lasso_path")
 
 
@@ -34,8 +37,10 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
             Applied once, to the clean image: superpixels are removed afterwards. None divides uint8 by 255, takes floats
             as they are and puts the channels first. The result goes to the device and the dtype of the model.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: From what the model returns for K images to the tensor ``(K, classes)`` that is explained. None applies
-            a softmax; a single column is taken as it is.
+        output: What the model returns, in a word: ``"logits"`` (a softmax follows), ``"probabilities"``, ``"sigmoid"``
+            (labels that do not exclude each other; a sigmoid follows), ``"single_logit"`` (two classes, 0 and 1) or
+            ``"regression"`` (as it is, label 0). Or a function from it to the tensor ``(K, classes)`` that is explained, as it
+            is. None means logits, is refused where they look like probabilities, and takes a single output for a single logit.
         kernel_width: Of the weights of samples, above 0.
         kernel: From distances and `kernel_width` to weights; None for upstream's exponential.
         verbose: Print the local predictions.
@@ -112,7 +117,7 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
                 channel, which becomes RGB in the explanation only.
             classifier_fn: Not needed. If given, it is asked once about the unperturbed image, and has to agree with the
                 model: to 1e-3, times the largest output where that is above 1.
-            labels: The classes to explain where `top_labels` is None; for a model with one output, the default means it.
+            labels: The classes to explain where `top_labels` is None; for a regression, the default means its one output.
             hide_color: Not used.
             top_labels: Explain as many of the most probable classes.
             num_features: The most superpixels in an explanation.
@@ -136,6 +141,10 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
             OptionError: A number is too small, there is no such label, `classifier_fn` disagrees with the model, or
                 the model returns probabilities and no `output` was given.
             TrainingModeError: The model or a part of it is in training mode.
+
+        Warns:
+            ExplanationWarning: There are no more samples than superpixels, a single superpixel, or all weights are 0.
+            OutputWarning: The model has a single output, and nobody said what it is.
         """
         _check_counts(num_samples=num_samples, num_features=num_features, batch_size=batch_size, top_labels=top_labels)
         if hide_color is not None:
@@ -160,10 +169,11 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
         labels = labels if top_labels else _existing(labels, clean.shape[1])
         shown = as_rgb(image)
         segments = segments_of(shown, segmentation_fn, random_seed)
+        warn_of_few_samples(num_samples, int(segments.max()) + 1, "LIME", "num_samples")
         evaluate = CoalitionEvaluator(
             self._classifier, x, torch.from_numpy(segments), batch_size=batch_size, progress=progress_bar
         )
-        return super(LimeImageExplainer, one).explain_instance(
+        explanation = super(LimeImageExplainer, one).explain_instance(
             shown,
             evaluate,
             labels,
@@ -176,6 +186,9 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
             model_regressor=model_regressor,
             random_seed=random_seed,
         )
+        weights = tuple(torch.tensor([[weight for _, weight in found]]) for found in explanation.local_exp.values())
+        warn_of_zeros(weights, "LIME", _CONSTANT)
+        return explanation
 
     def data_labels(
         self,
@@ -218,7 +231,7 @@ def _check_counts(**counts: Any) -> None:
 
 def _existing(labels: Iterable[int], classes: int) -> tuple[int, ...]:
     chosen = tuple(labels)
-    if classes == 1 and chosen == (1,):  # the default, which is meant for a model of two classes
+    if classes == 1 and chosen == (1,):  # the default, which is meant for two classes
         return (0,)
     missing = [label for label in chosen if not isinstance(label, Integral) or not 0 <= label < classes]
     if missing or not chosen:

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
-from lm_plugins.lime.classifier import Classifier, Model, Output, Preprocess
+from lm_plugins.features.output import Output
+from lm_plugins.lime.classifier import Classifier, Model, Preprocess
 from lm_plugins.lime.image import as_image
 from lm_plugins.removal import Removal
 
@@ -25,7 +26,7 @@ class MaskedClassifier:
         image: The array that `explain_instance` gets.
         preprocess: From the array to the tensor.
         removal: How pixels are removed; layer masking by default.
-        output: From what the model returns to the tensor that is explained.
+        output: What the model returns, in a word; or a function from that to the tensor that is explained.
 
     Attributes:
         hide_color: To be passed to `explain_instance`; ``(H, W, C)`` in the dtype of `image`.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from skimage import segmentation
 from torch import Tensor
 
+from lm_plugins.checks.explanations import warn_of_one_feature
 from lm_plugins.errors import InputTypeError, ShapeError
 from lm_plugins.features import relabelled
 
@@ -34,6 +35,9 @@ def segments_of(
     Raises:
         InputTypeError: The ids are no whole numbers.
         ShapeError: They don't fit the image, or the default segmentation was asked for an image without three channels.
+
+    Warns:
+        ExplanationWarning: There is a single segment.
     """
     segments = _quickshift(image, seed) if segmentation_fn is None else segmentation_fn(image)
     ids = segments.detach().cpu().numpy() if isinstance(segments, Tensor) else np.asarray(segments)
@@ -44,6 +48,9 @@ def segments_of(
             f"segmentation_fn returned shape {ids.shape} for an image {image.shape}: expected {image.shape[:2]}."
         )
     relabelled_ids: NDArray[np.int64] = relabelled(ids).numpy()
+    if not relabelled_ids.any() and relabelled_ids.size > 1:
+        maker = "LIME's quickshift" if segmentation_fn is None else "segmentation_fn"
+        warn_of_one_feature(maker, "Pass segmentation_fn= with other settings, such as slic with more segments.")
     return relabelled_ids
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_plugins.checks import check_images
 from lm_plugins.errors import OptionError
 from lm_plugins.removal.protocol import PixelRemoval
 
@@ -38,6 +39,7 @@ class Blur(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Blur visible pixels into hidden ones; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         mask = visible[:, None].to(x.dtype)  # (N, 1, H, W)
         seen = torch.where(visible[:, None], x, 0.0)
         both = self._blurred(torch.cat([seen, mask], 1))

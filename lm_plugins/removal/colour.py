@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lm_plugins.checks import check_images
 from lm_plugins.errors import InputTypeError, OptionError
 from lm_plugins.removal.protocol import Forward, PixelRemoval
 
@@ -68,6 +69,7 @@ class Colour(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Paint hidden pixels; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         colour = torch.as_tensor(self.value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
         if len(colour) not in (1, x.shape[1]):
             raise OptionError(f"Colour needs 1 value or one a channel ({x.shape[1]}), got {len(colour)}.")
@@ -129,6 +131,7 @@ class ImageMean(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Paint hidden pixels; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         mask = visible[:, None]
         total = torch.where(mask, x, 0.0).sum((2, 3), keepdim=True)
         return torch.where(mask, x, total / mask.sum((2, 3), keepdim=True).clamp(min=1))
@@ -159,6 +162,7 @@ class RandomColour(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Paint hidden pixels; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         size = x.shape[2:] if self.per == "pixel" else (1, 1)
         generator = torch.Generator().manual_seed(self.seed)
         colours = torch.randn(x.shape[1], *size, generator=generator)

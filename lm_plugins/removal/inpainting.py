@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lm_plugins.checks import check_images
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError
 from lm_plugins.removal.protocol import PixelRemoval
 
@@ -41,6 +42,7 @@ class Inpainting(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Inpaint hidden pixels; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         try:
             import cv2
         except ImportError as error:

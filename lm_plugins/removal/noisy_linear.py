@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lm_plugins.checks import check_images
 from lm_plugins.errors import MissingDependencyError, OptionError
 from lm_plugins.removal.protocol import PixelRemoval
 
@@ -54,6 +55,7 @@ class NoisyLinear(PixelRemoval):
 
     def replaced(self, x: Tensor, visible: Tensor) -> Tensor:
         """Impute hidden pixels; shapes as in `PixelRemoval.replaced`."""
+        check_images(x, type(self).__name__)
         generator = torch.Generator().manual_seed(self.seed)
         noise = self.noise * torch.randn(x.shape[1:], generator=generator).to(x)
         result = torch.where(visible[:, None], x, noise)

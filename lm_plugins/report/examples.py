@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.features import grid, visible_from
+from lm_plugins.features.output import OutputIs, as_probabilities
 from lm_plugins.removal import PixelColour, PixelRemoval, Removal
 from lm_plugins.report.pictures import photograph
 
@@ -75,13 +76,14 @@ def example_photographs(
     class_name: Callable[[int], str],
     patch: int = 16,
     seed: int = 0,
+    output: OutputIs = "logits",
 ) -> list[Example]:
     """Show what removals do to photographs.
 
     Random patches are removed, the same for every removal, and more of them with every fraction.
 
     Args:
-        model: In evaluation mode; returns logits ``(N, classes)``.
+        model: A classifier in evaluation mode.
         images: Normalised ``(C, H, W)``.
         names: One for each.
         removals: By name.
@@ -90,6 +92,7 @@ def example_photographs(
         class_name: From a class index to its name.
         patch: Side of a patch.
         seed: Of the order in which patches go.
+        output: What the model returns, in a word of `lm_plugins.features.output`.
 
     Returns:
         One example for each image.
@@ -109,18 +112,18 @@ def example_photographs(
         for removal, built in removals.items():
             for fraction in fractions:
                 visible = visible_from((place >= round(fraction * count))[None], feature_mask).to(device)
-                predicted, probability = _answer(built(model)(x, visible), class_name)
+                predicted, probability = _answer(built(model)(x, visible), output, class_name)
                 shown = photograph(pixels(_as_seen(built, model, x, visible)[0].cpu()), _SIDE)
                 if not isinstance(built, (PixelRemoval, PixelColour)):
                     shown = photograph(_with_holes(pixels(image), visible[0].cpu()), _SIDE)
                 steps.append(Step(removal, fraction, shown, predicted, probability))
-        predicted, probability = _answer(model(x), class_name)
+        predicted, probability = _answer(model(x), output, class_name)
         examples.append(Example(name, photograph(pixels(image), _SIDE), predicted, probability, steps))
     return examples
 
 
-def _answer(logits: Tensor, class_name: Callable[[int], str]) -> tuple[str, float]:
-    probability, index = logits.softmax(1)[0].max(0)
+def _answer(result: Tensor, output: OutputIs, class_name: Callable[[int], str]) -> tuple[str, float]:
+    probability, index = as_probabilities(result, output)[0].max(0)
     return class_name(int(index)), float(probability)
 
 

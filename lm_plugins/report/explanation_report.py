@@ -42,6 +42,7 @@ class ExplainedImage:
         probability: Of that class.
         predicted: The name of the class that the model says.
         explanations: At least one.
+        is_probability: Whether `probability`, and what is left of it, are some; else values of a regression.
     """
 
     name: str
@@ -50,6 +51,12 @@ class ExplainedImage:
     probability: float
     predicted: str
     explanations: Sequence[Explanation] = field(default_factory=list)
+    is_probability: bool = True
+
+    @property
+    def says(self) -> str:
+        """What the model says about the target, in a word."""
+        return f"{self.probability:.1%}" if self.is_probability else f"{self.probability:.4g}"
 
     @property
     def limit(self) -> float:
@@ -103,7 +110,10 @@ def _viewer(image: ExplainedImage) -> dict[str, Any]:
             one.removal: {
                 "heat_map": heat_map(one.attribution, image.limit),
                 "ranks": ranks_picture(one.ranks),
-                "left": [{"fraction": fraction, "probability": left} for fraction, left in one.left.items()],
+                "left": [
+                    {"fraction": fraction, "says": f"{100 * left:.3g} %" if image.is_probability else f"{left:.4g}"}
+                    for fraction, left in one.left.items()
+                ],
             }
             for one in image.explanations
         },

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
 from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
+from lm_plugins.shap.migration import check_model_of_caller
 
 try:
     import shap
@@ -100,7 +101,9 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         Raises:
             ShapeError: The image has another shape than the masker's, or the mask another size than it needs.
             MaskValueError: The mask keeps only a part of a feature.
+            InputTypeError: The model of the explainer takes painted images.
         """
+        check_model_of_caller()
         layout = self._layout(x)
         size = np.prod(self.image_shape) if self.values == "pixels" else layout.count
         mask = np.full(size, bool(mask)) if mask is None or isinstance(mask, bool) else np.asarray(mask)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
 from lm_plugins.errors import InputTypeError, ShapeError
-from lm_plugins.features.output import rows_of
+from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.removal import Forward, Removal, as_removal
+from lm_plugins.shap.migration import check_masker_of_caller
 
 __all__ = ["Model"]
 
@@ -26,8 +27,9 @@ class Model:
             ``lambda x: (x / 255 - mean) / std``. It must keep height and width. None leaves images as they are.
         removal: How pixels are removed: a removal, the name of one, or None for layer masking. It acts on preprocessed
             images.
-        output: Turns what the model returns into a tensor of one value ``(N,)`` or several ``(N, outputs)`` an image, such
-            as ``lambda logits: logits.softmax(1)``; None if it is one.
+        output: What the model returns, in a word, to explain the probabilities that it means: ``"logits"``,
+            ``"probabilities"``, ``"sigmoid"``, ``"single_logit"`` (two outputs, classes 0 and 1) or ``"regression"``. Or a function that turns
+            it into a tensor of one value ``(N,)`` or several ``(N, outputs)`` an image. None explains what it returns.
 
     Raises:
         InputTypeError: `model` is no module, or another argument has the wrong type.
@@ -51,16 +53,16 @@ class Model:
         model: nn.Module,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         removal: Removal | str | None = None,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputTypeError(
                 f"model is a torch.nn.Module of images (N, C, H, W), got {type(model).__name__}. What a function did "
                 "before and after it goes into preprocess= and output=."
             )
-        for name, function in (("preprocess", preprocess), ("output", output)):
-            if function is not None and not callable(function):
-                raise InputTypeError(f"{name} is a function or None, got {type(function).__name__}.")
+        if preprocess is not None and not callable(preprocess):
+            raise InputTypeError(f"preprocess is a function or None, got {type(preprocess).__name__}.")
+        parted(output)  # an unknown word is said now
         self.model = model
         self.preprocess = preprocess
         self.removal = as_removal(removal)
@@ -80,11 +82,14 @@ class Model:
 
         Raises:
             ShapeError: `images` is no batch of images, `visible` does not fit it, or the model returns maps.
-            InputTypeError: Images hold no numbers, or the model does not return a tensor with a row for each image.
+            InputTypeError: Images hold no numbers, the model does not return a tensor with a row for each image, or SHAP calls
+                with a masker of its own, which paints.
             NonFiniteError: A pixel is infinite or NaN.
             TrainingModeError: The model or a part of it is in training mode.
         """
         check_evaluation_mode(self.model, "SHAP")
+        if visible is None:
+            check_masker_of_caller()
         with torch.inference_mode():
             x = self.prepared(images)
             result = self.model(x) if visible is None else self.forward(x, _tensor(visible).to(x.device))

@@ -108,7 +108,7 @@ def test_an_unknown_coverage(model):
 
 
 def test_logits_in_place_of_probabilities_are_said(model, x):
-    with pytest.raises(ProbabilityError, match=r"returns values from .*output_is='logits'"):
+    with pytest.raises(ProbabilityError, match=r"returns values from .*output='logits'"):
         RISE(model).attribute(x, target=1, n_masks=2)
 
 

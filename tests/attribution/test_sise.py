@@ -36,7 +36,7 @@ def test_kinds_of_output(model, x):
     of_logits = SISE(model, output_is="logits").attribute(x, target=1)
     probabilities = nn.Sequential(model, nn.Softmax(1)).eval()
     torch.testing.assert_close(SISE(probabilities).attribute(x, target=1), of_logits)
-    multilabel = SISE(model, output_is="multilabel_logits").attribute(x, target=1)
+    multilabel = SISE(model, output_is="sigmoid").attribute(x, target=1)
     sigmoid = nn.Sequential(model, nn.Sigmoid()).eval()
     torch.testing.assert_close(SISE(sigmoid).attribute(x, target=1), multilabel)
     assert not torch.allclose(multilabel, of_logits)
@@ -145,9 +145,9 @@ def against(model):
 
 def test_a_layer_without_positive_gradient_is_left_out_and_said_once(model, x):
     model = against(model)
-    kept = SISE(model, ["1", "5"], output_is="scores").attribute(x, target=1)
+    kept = SISE(model, ["1", "5"], output_is="regression").attribute(x, target=1)
     with pytest.warns(SkippedLayerWarning, match=r"left out layers.*: 8 \(2 of 2 images\)") as caught:
-        result = SISE(model, output_is="scores").attribute(x, target=1)
+        result = SISE(model, output_is="regression").attribute(x, target=1)
     assert len(caught) == 1
     torch.testing.assert_close(result, kept)
 
@@ -155,7 +155,7 @@ def test_a_layer_without_positive_gradient_is_left_out_and_said_once(model, x):
 @pytest.mark.parametrize("method", [SISE, AdaSISE])
 def test_nothing_positive_anywhere_gives_zero(model, x, method):
     with pytest.warns(SkippedLayerWarning, match="left out layers"):
-        result = method(against(model), ["8"], output_is="scores").attribute(x, target=1)
+        result = method(against(model), ["8"], output_is="regression").attribute(x, target=1)
     assert not result.any()
 
 
@@ -171,7 +171,7 @@ def test_constant_images(model, method, value):
 
 
 def test_logits_in_place_of_probabilities_are_said(model, x):
-    with pytest.raises(ProbabilityError, match=r"weighs probabilities.*output_is='logits'"):
+    with pytest.raises(ProbabilityError, match=r"probabilities are expected.*output='logits'"):
         SISE(model).attribute(x, target=1)
 
 
@@ -184,7 +184,7 @@ def test_logits_in_place_of_probabilities_are_said(model, x):
         (lambda m: SISE(m, temperature=0), OptionError, "temperature is above 0"),
         (lambda m: SISE(m, thresholds=()), OptionError, "at least one of them"),
         (lambda m: SISE(m, thresholds=(1.0,)), OptionError, r"in \[0, 1\)"),
-        (lambda m: SISE(m, output_is="odds"), OptionError, "output_is is one of 'probabilities'.*got 'odds'"),
+        (lambda m: SISE(m, output_is="odds"), OptionError, "output_is is one of 'logits'.*got 'odds'"),
         (lambda m: SISE(m, gradient_of="loss"), OptionError, "'probability' or 'output'"),
         (lambda m: SISE(m, batch_size=0), OptionError, "batch_size is at least 1"),
         (lambda m: SISE(m, removal="pink"), OptionError, "no removal is called 'pink'"),

@@ -172,7 +172,7 @@ def test_cost_counts_images_and_leaves_nothing(model):
         (lambda m, x: drop_in_confidence(torch.ones(2), torch.ones(3)), ShapeError, r"got \(2,\) and \(3,\)"),
         (lambda m, x: increase_in_confidence(torch.ones(2) * 3, torch.ones(2)), ProbabilityError, "values from 3 to 3"),
         (lambda m, x: confidence_in_top(m, x, x[:, :, :3], 0), ShapeError, r"interpolate it to \(10, 8\)"),
-        (lambda m, x: confidence_in_top(as_removal("grey")(m), 99 * x, x, 0), ProbabilityError, "output_is='logits'"),
+        (lambda m, x: confidence_in_top(as_removal("grey")(m), 99 * x, x, 0), ProbabilityError, "output='logits'"),
         (lambda m, x: deletion(m, x, x[:, :, :3], 0), ShapeError, r"interpolate it to \(10, 8\)"),
         (lambda m, x: deletion(m, x, x, 0, steps=0), OptionError, "steps is from 1 to 80"),
         (lambda m, x: insertion(m, x, x, 0, steps=81), OptionError, "got 81"),

@@ -119,9 +119,13 @@ def test_a_model_to_which_grey_is_harmless_gets_grey():
     assert "layer_masking" in found.scores
 
 
+# Its logits happen to sum to 1.
+@pytest.mark.filterwarnings("ignore:what was said to be logits:lm_plugins.errors.OutputWarning")
 def test_a_model_that_paint_confuses_gets_layer_masking():
     removals = {"layer_masking": "layer_masking", "grey": "grey", "black": Colour(-2.0), "blur": Blur(2.0)}
-    found = run_audit(AfraidOfPaint().eval(), photographs(8), removals=removals, **ASKED).recommendation
+    found = run_audit(
+        AfraidOfPaint().eval(), photographs(8), removals=removals, output="logits", **ASKED
+    ).recommendation
     assert found.removal == "layer_masking"
     assert all(found.scores["layer_masking"] > found.scores[name] + 0.3 for name in ("grey", "black", "blur"))
 

@@ -57,7 +57,7 @@ def attribution(name, *arguments, **settings):
 def lime(model, x):
     ours = pytest.importorskip("lm_plugins.lime")
     image = np.zeros((12, 12, 3), np.float32)
-    return ours.LimeImageExplainer(model, removal="grey").explain_instance(image, num_samples=3, progress_bar=False)
+    return ours.LimeImageExplainer(model, removal="grey").explain_instance(image, num_samples=9, progress_bar=False)
 
 
 def masked_classifier(model, x):
@@ -87,9 +87,9 @@ def layers(model, x):
     return ours.layers_before_downsampling(model, x)
 
 
-def class_count(model, x):
-    parameters = pytest.importorskip("lm_plugins.cli.parameters")
-    return parameters.class_count(model, x[0])
+def answered(model, x):
+    answers = pytest.importorskip("lm_plugins.cli.answers")
+    return answers.answered(model, x, "logits")
 
 
 def by_hand(measure):
@@ -129,7 +129,7 @@ CALLS = {
     ),
     "coverage": lm.coverage,
     "check_model": check_model,
-    "the command line": class_count,
+    "the command line": answered,
     "layer masking": lambda m, x: lm.LayerMasked(m)(x),
     **{
         type(removal).__name__ + " " * i: lambda m, x, removal=removal: removal(m)(x, EVERYTHING)
@@ -160,14 +160,14 @@ def test_a_model_that_went_to_evaluation_mode_after_the_explainer_was_made_is_ta
     model.train()
     image = np.zeros((12, 12, 3), np.float32)
     explainer, function = captum.FeatureAblation(model), shap.ValueFunction(model, image, FEATURES.numpy())
-    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model)
+    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model, output="logits")
     model.eval()
     assert explainer.attribute(x, feature_mask=FEATURES, target=0).isfinite().all()
     assert np.isfinite(function(function.everything)).all()
     assert of_lime.explain_instance(
-        image, num_samples=3, progress_bar=False, segmentation_fn=lambda i: FEATURES.numpy()
+        image, num_samples=9, progress_bar=False, segmentation_fn=lambda i: FEATURES.numpy()
     )
-    assert deletion(masked, x, x, 0, steps=2, output_is="scores").scores.isfinite().all()
+    assert deletion(masked, x, x, 0, steps=2, output_is="regression").scores.isfinite().all()
 
 
 # ---- functions -------------------------------------------------------------------------------------------------------

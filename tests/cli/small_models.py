@@ -89,3 +89,29 @@ class Undefined(Classifier):
 
     def forward(self, x):
         return super().forward(x) * float("nan")
+
+
+def ends_in_softmax():
+    return Ending(nn.Softmax(1))
+
+
+def ends_in_sigmoid():
+    return Ending(nn.Sigmoid())
+
+
+def single_logit():
+    """Whether an image is red."""
+    model = Ending(nn.Linear(3, 1))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.3, -0.2, -0.2]]))
+        model[1].bias.fill_(0.1)
+    return model
+
+
+class Ending(nn.Sequential):
+    """The classifier, and what follows it."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self, last):
+        super().__init__(Classifier(), last)

@@ -100,7 +100,7 @@ def test_methods_of_our_own(explain, tmp_path, name):
 
 
 def test_a_target_and_what_the_model_says_instead(explain, tmp_path):
-    code, out, _ = explain("--target", "2", "--output", "logit", "--removal", "grey")
+    code, out, _ = explain("--target", "2", "--of", "output", "--removal", "grey")
     assert code == ExitCode.DONE
     assert out.startswith("red.png: blue (")
     report = (tmp_path / "out" / "report.html").read_text()
@@ -142,9 +142,9 @@ def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
         (["--target", "7"], "target is 7, the model has 3 outputs: choose 0 to 2"),
         (["--features", "hexagons:3"], "neither grid:N"),
         (["--features", "grid:0"], "neither grid:N"),
-        (["--features", "slic:4"], "occlusion slides a square window: give --features grid:N, not slic:4"),
+        (["--features", "slic:40"], "occlusion slides a square window: give --features grid:N, not slic:40"),
         (["--figures", "bmp"], "no format is called 'bmp'"),
-        (["--model", "tests.cli.small_models:spatial"], r"returns logits \(N, classes\)"),
+        (["--model", "tests.cli.small_models:spatial"], r"returns a tensor \(N, classes\)"),
         (["--model", "tests.cli.small_models:Undefined"], "the model returns NaN"),
         (["--features", "grid:\u00b2"], "neither grid:N"),
         (["--features", "grid:99999999999999999999"], "neither grid:N"),
@@ -266,3 +266,56 @@ def test_memory_that_does_not_suffice_is_said(explain, monkeypatch):
     monkeypatch.setattr("lm_plugins.cli.explain.explained_image", full)
     code, _, err = explain("--removal", "grey")
     assert (code, "the memory does not suffice" in err) == (ExitCode.MEMORY, True)
+
+
+# ---- what the model returns ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("ends_in_softmax", "probabilities"), ("ends_in_sigmoid", "probabilities"), ("classifier", "logits")],
+)
+def test_probabilities_are_refused_until_they_are_named(explain, name, word):
+    model = f"tests.cli.small_models:{name}"
+    code, _, err = explain("--model", model)
+    assert (code == ExitCode.USAGE) == (word == "probabilities")
+    assert ("--output probabilities" in err) == (word == "probabilities")
+    code, out, _ = explain("--model", model, "--output", word, "--json")
+    assert code == ExitCode.DONE
+    (record,) = json.loads(out)["images"]
+    assert record["explanations"][0]["left"]["0"] == pytest.approx(record["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if "sise" not in name and "cam" not in name])
+def test_a_single_logit_is_two_classes_with_every_method(explain, tmp_path, method):
+    arguments = ["--model", "tests.cli.small_models:single_logit", "--output", "single logit", "--method", method]
+    arguments += ["--removal", "grey"]
+    maps = []
+    for target in ("0", "1"):
+        code, out, err = explain(*arguments, "--target", target, "--json")
+        assert code == ExitCode.DONE, err
+        (record,) = json.loads(out)["images"]
+        assert 0 < record["probability"] < 1
+        with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+            maps.append(arrays["attribution_grey"])
+    assert np.abs(maps[1]).max() > 1e-4
+    if method in ("occlusion", "featureablation", "kernelshap", "lime"):
+        np.testing.assert_allclose(maps[0], -maps[1], atol=1e-4)
+
+
+def test_a_regression_has_no_percent(explain, tmp_path):
+    code, out, _ = explain(
+        "--model", "tests.cli.small_models:single_logit", "--output", "regression", "--removal", "grey"
+    )
+    assert code == ExitCode.DONE
+    assert "%" not in out
+    (record,) = json.loads((tmp_path / "out" / "explanations.json").read_text())["images"]
+    assert record["value"] == pytest.approx(record["explanations"][0]["left"]["0"], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("default::lm_plugins.errors.ExplanationWarning")
+@pytest.mark.parametrize("method", ["lime", "kernelshap", "featureablation"])
+def test_one_superpixel_is_said_and_no_traceback(explain, method):
+    code, _, err = explain("--features", "slic:1", "--method", method, "--removal", "grey")
+    assert code == (ExitCode.USAGE if method == "kernelshap" else ExitCode.DONE)
+    assert "Traceback" not in err

@@ -3,7 +3,8 @@ import torch
 
 from lm_plugins.checks import targets_for
 from lm_plugins.errors import InputTypeError, NonFiniteError, OptionError, ProbabilityError, ShapeError
-from lm_plugins.features.score import as_probabilities, selected
+from lm_plugins.features.output import as_probabilities
+from lm_plugins.features.score import selected
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_selection_is_differentiable_and_takes_any_form():
         (lambda: selected(torch.ones(2, 3), [None, 0]), OptionError, "choose one, such as target=0"),
         (lambda: selected(torch.ones(2, 3, 3), [0, 0]), OptionError, "pass 2 indices"),
         (lambda: as_probabilities(torch.tensor([2.0]), "probabilities"), ProbabilityError, "from 2 to 2"),
-        (lambda: as_probabilities(torch.tensor([torch.nan]), "scores"), NonFiniteError, "returns NaN"),
-        (lambda: as_probabilities(torch.ones(2, 1), "logits"), ShapeError, "output_is='multilabel_logits'"),
+        (lambda: as_probabilities(torch.tensor([torch.nan]), "regression"), NonFiniteError, "returns NaN"),
+        (lambda: as_probabilities(torch.ones(2, 1), "logits"), ShapeError, "output='single_logit'"),
         (lambda: as_probabilities(torch.ones(2), "logits"), ShapeError, r"got shape \(2,\)"),
         (lambda: as_probabilities(torch.ones(2), "odds"), OptionError, "got 'odds'"),
     ],
@@ -64,4 +65,4 @@ def test_bad_input(call, error, text):
 def test_probabilities_are_left_alone():
     probabilities = torch.tensor([[0.2, 0.8], [1.0 + 1e-6, 0.0]])
     assert as_probabilities(probabilities, "probabilities") is probabilities
-    assert as_probabilities(probabilities * 9, "scores").max() > 1
+    assert as_probabilities(probabilities * 9, "regression").max() > 1

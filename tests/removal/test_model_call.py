@@ -82,7 +82,7 @@ def in_two_threads(call, arguments):
 def explainer(name, model, removal):
     if name in ("RISE", "SISE"):
         ours = pytest.importorskip("lm_plugins.attribution")
-        return getattr(ours, name)(model, removal=removal, output_is="scores", batch_size=64)
+        return getattr(ours, name)(model, removal=removal, output_is="regression", batch_size=64)
     return getattr(pytest.importorskip("lm_plugins.captum"), name)(model, removal=removal)
 
 
@@ -134,11 +134,13 @@ def test_threads_with_one_lime_explainer_draw_the_same_coalitions_as_alone():
 
     def explained(explainer, segmentation_fn):
         explanation = explainer.explain_instance(
-            image, top_labels=1, num_samples=5, progress_bar=False, segmentation_fn=segmentation_fn
+            image, top_labels=1, num_samples=15, progress_bar=False, segmentation_fn=segmentation_fn
         )
         return explanation.local_exp
 
-    alone = explained(ours.LimeImageExplainer(model, removal="grey", random_state=0), lambda image: FEATURES.numpy())
+    alone = explained(
+        ours.LimeImageExplainer(model, removal="grey", output="logits", random_state=0), lambda image: FEATURES.numpy()
+    )
     for _ in range(ROUNDS):
         meet = Meeting(1)
 
@@ -146,7 +148,7 @@ def test_threads_with_one_lime_explainer_draw_the_same_coalitions_as_alone():
             meet()  # after the random state is made, before coalitions are drawn
             return FEATURES.numpy()
 
-        shared = ours.LimeImageExplainer(model, removal="grey", random_state=0)
+        shared = ours.LimeImageExplainer(model, removal="grey", output="logits", random_state=0)
         for found in in_two_threads(
             lambda function, shared=shared: explained(shared, function), (segmented, segmented)
         ):

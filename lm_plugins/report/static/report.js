@@ -40,7 +40,7 @@ function showViews(viewer, data) {
     const left = view.left[Number(fraction.value)];
     if (part("over").src !== view.heat_map) part("over").src = view.heat_map;
     part("over").style.opacity = opacity.value / 100;
-    part("says").textContent = `${data.target}: ${percent(left.probability)} left with ${percent(left.fraction)} removed`;
+    part("says").textContent = `${data.target}: ${left.says} left with ${percent(left.fraction)} removed`;
     show(fraction, percent(left.fraction));
     show(opacity, `${opacity.value} %`);
     if (ranks[removal]) drawHoles(canvas, ranks[removal], left.fraction);

@@ -1,0 +1,76 @@
+"""What the model of a command says: ``--output``, and its answers by that word."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+import torch
+from torch import Tensor, nn
+
+from lm_plugins.checks import check_evaluation_mode
+from lm_plugins.cli.exit_codes import is_out_of_memory
+from lm_plugins.errors import ModelLoadingError, OptionError
+from lm_plugins.features.output import OutputIs, as_probabilities, guessed, parted
+
+__all__ = ["answered", "output_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Word(click.ParamType):  # type: ignore[type-arg]
+    name = "|".join(get_args(OutputIs))
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> OutputIs | None:
+        """From a word, with or without an underscore."""
+        try:
+            return parted(value)[1]
+        except OptionError:
+            self.fail(f"{value!r} is not one of {', '.join(get_args(OutputIs))}.", parameter, context)
+
+
+def output_option(command: Command) -> Command:
+    """The option ``--output``."""
+    return click.option(
+        "--output",
+        type=_Word(),
+        help="What the model returns. By default logits: an error if they look like probabilities.",
+    )(command)
+
+
+@torch.inference_mode()
+def answered(model: nn.Module, x: Tensor, output: OutputIs | None) -> tuple[Tensor, OutputIs]:
+    """What a model says about whole images, and the word for what it returns.
+
+    Args:
+        model: A classifier, or a regression of one number.
+        x: Images ``(N, C, H, W)``, preprocessed.
+        output: The word; None to find out.
+
+    Returns:
+        Probabilities ``(N, classes)`` on the CPU, or the values ``(N, outputs)`` of a regression; and the word.
+
+    Raises:
+        ModelLoadingError: The model fails.
+        OptionError: It returns something else; or what may be probabilities, and there is no word.
+        TrainingModeError: The model or a part of it is in training mode.
+        LMPluginsError: The word does not fit; see `lm_plugins.features.output.as_probabilities`.
+    """
+    check_evaluation_mode(model, "the command line")
+    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    try:
+        result = model(x.to(device))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelLoadingError(
+            f"the model fails on an image of shape {tuple(x.shape)} and {x.dtype} with {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(x):
+        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise OptionError(
+            f"a model that returns a tensor (N, classes), or (N,) for one number, is needed, got {got}; wrap the model in a "
+            "factory that does."
+        )
+    word = guessed(result) if output is None else output
+    rows = as_probabilities(result, word).cpu()
+    return rows[:, None] if rows.ndim == 1 else rows, word
