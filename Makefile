@@ -22,6 +22,7 @@ demo: $(STAMPS)/demo  ## explain a photograph with and without layer masking, in
 	$(PYTHON) benchmarks/demo.py --out demo
 
 test: $(STAMPS)/test  ## run every test, the slow ones included
+	@command -v chromium >/dev/null || echo "no chromium: the tests of reports in a browser are skipped; apt-get install chromium runs them"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)
 
 lint: $(STAMPS)/test  ## check style, imports and types

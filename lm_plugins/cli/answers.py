@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
-from lm_plugins.errors import OptionError
+from lm_plugins.cli.exit_codes import is_out_of_memory
+from lm_plugins.errors import ModelLoadingError, OptionError
 from lm_plugins.features.output import OutputIs, as_probabilities, guessed, parted
 
 __all__ = ["answered", "output_option"]
@@ -49,13 +50,21 @@ def answered(model: nn.Module, x: Tensor, output: OutputIs | None) -> tuple[Tens
         Probabilities ``(N, classes)`` on the CPU, or the values ``(N, outputs)`` of a regression; and the word.
 
     Raises:
+        ModelLoadingError: The model fails.
         OptionError: It returns something else; or what may be probabilities, and there is no word.
         TrainingModeError: The model or a part of it is in training mode.
         LMPluginsError: The word does not fit; see `lm_plugins.features.output.as_probabilities`.
     """
     check_evaluation_mode(model, "the command line")
     device = next((one.device for one in model.parameters()), torch.device("cpu"))
-    result = model(x.to(device))
+    try:
+        result = model(x.to(device))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelLoadingError(
+            f"the model fails on an image of shape {tuple(x.shape)} and {x.dtype} with {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(x):
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise OptionError(

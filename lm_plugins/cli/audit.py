@@ -1,6 +1,8 @@
 """``lm-plugins audit``: which removal disturbs a model least."""
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.object_masks import read_object_masks
-from lm_plugins.cli.output import examples, note, print_json, writable_folder
-from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, Names, loaded, model_options
+from lm_plugins.cli.output import examples, note, plain, print_json, say, writable_folder
+from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
 from lm_plugins.errors import OptionError
 
 __all__ = ["audit"]
@@ -98,7 +100,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Also shape_bias, shape_leakage, linearity, lime, rank_agreement.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Draw at most this many images at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--batch-size", type=click.IntRange(1), help="Masked copies of an image in one forward pass.")
 @click.option("--examples", type=click.IntRange(0), default=2, show_default=True, help="Photographs in the report.")
 @click.option("--out", type=_FOLDER, default=Path("audit"), show_default=True, help="Folder for the results.")
@@ -119,26 +121,25 @@ def audit(source: Path | None, summary: bool, as_json: bool, **options: Any) -> 
     Writes report.html, the table of all numbers (parquet, CSV), a summary and a config file that repeats the run. Ctrl-C
     loses nothing: the same command goes on where it stopped.
     """
-    from lm_plugins.audit import AuditResult
-
     if source is not None:
-        result, folder, extra = AuditResult.load(source), source, _read_extra(source)
+        result, folder, extra = _loaded_result(source), source, _read_extra(source)
     else:
         if options["images"] is None:
             raise click.UsageError("give a folder of images with --images DIR, or a finished audit with --from DIR.")
         if options["quick"]:
             options.update({name: value for name, value in QUICK.items() if _is_default(name)})
         folder = writable_folder(options["out"])
-        result, extra = _run(folder, options)
+        with contextlib.redirect_stdout(sys.stderr):  # what the model prints is no result of ours
+            result, extra = _run(folder, options)
     report = _write_report(result, folder, extra)
     if as_json:
         print_json(_as_json(result, folder, report, extra))
         return
-    click.echo(result.recommendation.reason)
-    click.echo(f"recommended: {result.recommendation.removal or 'none'}")
+    say(result.recommendation.reason)
+    say(f"recommended: {result.recommendation.removal or 'none'}")
     if summary:
-        click.echo(result.summary.to_string(index=False, float_format="%.3f"))
-    click.echo(f"report: {report}")
+        say(result.summary.to_string(index=False, float_format="%.3f"))
+    say(f"report: {report}")
 
 
 def _is_default(name: str) -> bool:
@@ -151,7 +152,10 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from lm_plugins.audit.parts import written
     from lm_plugins.report import example_photographs
 
+    if options["resume"]:
+        _check_settings(folder / "settings.json")
     model, preprocessing = loaded(options)
+    removals = built_removals(options["removals"], preprocessing)
     images = find_images([options["images"]], preprocessing, options["limit"], options["seed"])
     if images.skipped:
         note(images.report())
@@ -165,7 +169,8 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         model.module,
         images,
         labels,
-        **{name: options[name] for name in ("removals", "features", "orders", "fractions", "measures", "seed")},
+        removals,
+        **{name: options[name] for name in ("features", "orders", "fractions", "measures", "seed")},
         batch_size=options["batch_size"],
         output=word,
         out=folder,
@@ -181,7 +186,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         model.module,
         [images[i] for i in shown],
         [images.names[i] for i in shown],
-        [name for name in options["removals"] if name not in result.left_out],
+        {name: one for name, one in removals.items() if name not in result.left_out},
         sorted(fraction for fraction in options["fractions"] if fraction > 0),
         preprocessing.pixels,
         model.class_name,
@@ -203,7 +208,7 @@ def _provenance(options: dict[str, Any], model: LoadedModel, images: ImageFiles)
     ]
     preprocessing = images.preprocessing
     return {
-        "command": " ".join(["lm-plugins audit", *words]),
+        "command": plain(" ".join(["lm-plugins audit", *words])),
         "model_name": model.name,
         "checkpoint_sha256": model.checkpoint or "none",
         "preprocessing": {
@@ -213,7 +218,7 @@ def _provenance(options: dict[str, Any], model: LoadedModel, images: ImageFiles)
             "std": list(preprocessing.std),
             "interpolation": preprocessing.interpolation,
         },
-        "image_folder": options["images"].resolve().name,
+        "image_folder": plain(options["images"].resolve().name),
         "images_sha256": images.digest(),
         "images_skipped": len(images.skipped),
         "device": options["device"],
@@ -225,14 +230,53 @@ def _on_command_line(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def _read_extra(folder: Path) -> dict[str, Any]:
+def _check_settings(file: Path) -> None:
+    """Refuse the folder of an audit whose settings are damaged: nobody could tell what its parts were made with."""
     try:
-        content: dict[str, Any] = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise OptionError(
+            f"{file} is damaged, so that it cannot be told what its audit was run with. Take another folder, or pass "
+            "--no-resume to begin anew."
+        )
+
+
+def _loaded_result(folder: Path) -> Any:
+    """A saved audit of which every number can be computed."""
+    from lm_plugins.audit import AuditResult
+
+    try:
+        result = AuditResult.load(folder)
+        _ = result.summary, result.recommendation, result.left_out
+        has_gaps = bool(result.table.drop(columns="fraction").isna().to_numpy().any())
+    except OptionError:
+        raise
+    except Exception as error:  # tables and JSON of other types than were written: nearly anything
+        raise OptionError(
+            f"the audit in {folder} is damaged ({type(error).__name__}: {error}). Run it again with --no-resume."
+        ) from error
+    if has_gaps:
+        raise OptionError(f"the table of the audit in {folder} has gaps: it is damaged. Run it again with --no-resume.")
+    return result
+
+
+def _read_extra(folder: Path) -> dict[str, Any]:
+    """What the report shows besides the result."""
+    from lm_plugins.report import Example
+
+    file = folder / "examples.json"
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        _ = [Example.from_dict(one) for one in content["examples"]], content["skipped"].items()
     except FileNotFoundError:
         return {"examples": [], "skipped": {}}
-    except ValueError as error:
+    except Exception as error:  # JSON of another shape than was written
         raise OptionError(
-            f"{folder / 'examples.json'} cannot be read ({error}); delete it, or run the audit again."
+            f"{file} is damaged ({type(error).__name__}: {error}); delete it, or run the audit again."
         ) from error
     return content
 

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-__all__ = ["ExitCode"]
+__all__ = ["ExitCode", "is_out_of_memory"]
 
 
 class ExitCode(IntEnum):
@@ -14,8 +14,10 @@ class ExitCode(IntEnum):
     INPUT = 3, "no image could be read, labels do not fit, or a model or checkpoint cannot be loaded"
     OUTPUT = 4, "a result could not be written: folder not writable, disk full"
     MISSING_PACKAGE = 5, "an optional package is not installed; the message names the extra"
+    MEMORY = 6, "the memory does not suffice"
     FAILED = 70, "something that lm-plugins did not expect went wrong; it comes with a traceback"
     INTERRUPTED = 130, "stopped with Ctrl-C; the same command goes on where it stopped"
+    TERMINATED = 143, "stopped by another program (SIGTERM, or a terminal that was closed); likewise"
 
     meaning: str
 
@@ -25,3 +27,11 @@ class ExitCode(IntEnum):
         member._value_ = value
         member.meaning = meaning
         return member
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice: on a CPU, torch has no type of its own for that."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error).lower() for words in ("out of memory", "allocate memory"))
+    )

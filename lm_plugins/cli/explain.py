@@ -1,5 +1,7 @@
 """``lm-plugins explain``: heat maps of photographs, with one removal or several side by side."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ from lm_plugins.cli.config_file import config_option
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
 from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
-from lm_plugins.cli.output import examples, note, print_json, writable_folder
-from lm_plugins.cli.parameters import FEATURES, REMOVAL_NAMES, Names, loaded, model_options
-from lm_plugins.errors import MissingDependencyError, OptionError
+from lm_plugins.cli.output import examples, note, print_json, say, writable_folder
+from lm_plugins.cli.parameters import FEATURES, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
+from lm_plugins.errors import ImageFileError, MissingDependencyError, OptionError
 
 __all__ = ["explain"]
+
+#: The most photographs in the report; files are written for all of them.
+SHOWN = 100
 
 
 @click.command(
@@ -42,7 +47,7 @@ __all__ = ["explain"]
 )
 @click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="For methods that draw.")
 @click.option("--layer", help="For methods that look at layers; several with commas. By default their own choice.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images in one forward pass.")
 @click.option(
     "--figures",
@@ -63,31 +68,47 @@ __all__ = ["explain"]
 def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Explain what a model says about photographs (files, or folders of them).
 
-    Writes report.html, explanations.json, and for each photograph its arrays (npz) and a figure (PNG, SVG).
+    Writes report.html (of the first 100), explanations.json, and for each photograph its arrays (npz) and a figure (PNG,
+    SVG).
     """
     if not images:
         raise click.UsageError("give one or more photographs, or folders of them.")
     method, removals = _checked(options)
     folder = writable_folder(options["out"])
     model, preprocessing = loaded(options)
-    found = find_images(images, preprocessing)
-    if found.skipped:
-        note(found.report())
+    built = built_removals(removals, preprocessing)
+    found = find_images(images, preprocessing, check=False)
     from tqdm.auto import tqdm
 
-    explained, records = [], []
-    for index in tqdm(range(len(found)), desc=options["method"], unit="image"):
-        one, feature_mask = explained_image(model, preprocessing, found, index, method, removals, options)
-        explained.append(one)
-        files = write_arrays(folder, index, one, feature_mask) + write_figures(folder, index, one, options["figures"])
-        records.append(_record(one, files))
+    explained: list[Any] = []
+    records: list[dict[str, Any]] = []
+    # What the model prints is no result of ours.
+    with contextlib.redirect_stdout(sys.stderr):
+        for index in tqdm(range(len(found)), desc=options["method"], unit="image"):
+            try:
+                picture = found.picture(index)
+            except ImageFileError as error:
+                found.skip(index, error)
+                continue
+            one, feature_mask = explained_image(
+                model, preprocessing, found.names[index], picture, method, built, options
+            )
+            # The page holds its pictures, and memory is limited.
+            explained += [one] if len(explained) < SHOWN else []
+            files = write_arrays(folder, index, one, feature_mask) + write_figures(
+                folder, index, one, options["figures"]
+            )
+            records.append(_record(one, files))
+    found.check_any(len(records))
+    if found.skipped:
+        note(found.report())
     report = _write_report(folder, explained, records, found.skipped, model, options)
     if as_json:
         print_json({"images": records, "skipped": found.skipped, "folder": str(folder), "report": str(report)})
         return
     for record in records:
-        click.echo(f"{record['image']}: {record['target']} ({record['says']})".encode("utf-8", "replace").decode())
-    click.echo(f"report: {report}")
+        say(f"{record['image']}: {record['target']} ({record['says']})")
+    say(f"report: {report}")
 
 
 def _checked(options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -152,7 +173,9 @@ def _write_report(
     }
     content = {"images": records, "skipped": skipped, "provenance": provenance}
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    page = explanation_report(explained, method, METHODS[method].description, provenance, skipped)
+    page = explanation_report(
+        explained, method, METHODS[method].description, provenance, skipped, len(records) - len(explained)
+    )
     for name, what in (("explanations.json", text), ("report.html", page)):
         written(folder / name, lambda path, what=what: path.write_text(what, encoding="utf-8", errors="replace"))  # type: ignore[misc]
     return folder / "report.html"

@@ -2,36 +2,38 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
 from torch import Tensor
 
+from lm_plugins.audit import deletion
+from lm_plugins.audit.parts import written
 from lm_plugins.checks import check_target
 from lm_plugins.checks.explanations import warn_of_zeros
 from lm_plugins.cli.answers import answered
 from lm_plugins.cli.explanation_methods import Method, Question
-from lm_plugins.cli.loading_images import ImageFiles
 from lm_plugins.cli.loading_models import LoadedModel
-from lm_plugins.cli.preprocessing import Preprocessing
-from lm_plugins.removal import as_removal
+from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
+from lm_plugins.removal import Removal
 from lm_plugins.report import ExplainedImage, Explanation
 
 __all__ = ["explained_image", "ranks_of", "write_arrays", "write_figures"]
 
-_FRACTIONS = [step / 10 for step in range(10)]
+#: In how many steps the most important pixels are removed.
+_STEPS = 10
 
 
 def explained_image(
     model: LoadedModel,
     preprocessing: Preprocessing,
-    images: ImageFiles,
-    index: int,
+    name: str,
+    picture: Image.Image,
     method: Method,
-    removals: Sequence[str],
+    removals: Mapping[str, Removal],
     options: dict[str, Any],
 ) -> tuple[ExplainedImage, Tensor]:
     """Explain one photograph with every removal.
@@ -39,10 +41,10 @@ def explained_image(
     Args:
         model: What is explained.
         preprocessing: Of its images.
-        images: The photographs.
-        index: Which of them.
+        name: Of the photograph.
+        picture: The part of it that the model sees.
         method: How.
-        removals: Names.
+        removals: By name.
         options: Of the command: target, features, output, of, samples, layer, seed, batch_size, device. Where nobody said
             what the model returns, the first image tells, for all that follow.
 
@@ -53,20 +55,21 @@ def explained_image(
         OptionError: The model has no such target, or the method does not fit the options.
         LMPluginsError: Whatever the method raises.
     """
-    x = images[index][None].to(options["device"])
+    pixels = pixels_of(picture)
+    x = preprocessing.normalised(pixels)[None].to(options["device"])
     answers, options["output"] = answered(model.module, x, options["output"])
     probabilities = answers[0]
     predicted = int(probabilities.argmax())
     target = predicted if options["target"] is None else options["target"]
-    check_target(target, tuple(probabilities.shape))
+    check_target(target, (len(probabilities),))
     features = options["features"] or method.features
-    feature_mask = features.mask(preprocessing.pixels(x[0].cpu())).to(x.device)
+    feature_mask = features.mask(pixels).to(x.device)
     explanations = []
-    for removal in removals:
+    for chosen, removal in removals.items():
         start = time.perf_counter()
         question = Question(
             model.module, x, target, removal, features, feature_mask,
-            **{name: options[name] for name in ("output", "of", "samples", "seed", "layer", "batch_size")},
+            **{one: options[one] for one in ("output", "of", "samples", "seed", "layer", "batch_size")},
         )  # fmt: skip
         attribution = method(question).float()
         if not method.says_zero:
@@ -76,18 +79,18 @@ def explained_image(
                 "Nothing speaks for the class, or the model says the same whatever is hidden.",
             )
         seconds = time.perf_counter() - start
-        ranks = ranks_of(attribution)
-        left = _left(question, ranks)
-        explanations.append(Explanation(removal, attribution, ranks, left, seconds))
+        steps = min(_STEPS, attribution.numel())
+        # What comes out of `probabilities` is taken as it is.
+        curve = deletion(
+            removal(model.module), x, attribution[None], target, steps, "regression", options["batch_size"],
+            question.probabilities,
+        ).scores[0]  # fmt: skip
+        left = {step / steps: score for step, score in enumerate(curve.tolist())}
+        explanations.append(Explanation(chosen, attribution, ranks_of(attribution), left, seconds))
     one = ExplainedImage(
-        images.names[index],
-        preprocessing.pixels(x[0].cpu()),
-        model.class_name(target),
-        float(probabilities[target]),
-        model.class_name(predicted),
-        explanations,
+        name, pixels, model.class_name(target), float(probabilities[target]), model.class_name(predicted), explanations,
         is_probability=options["output"] != "regression",
-    )
+    )  # fmt: skip
     return one, feature_mask.cpu()
 
 
@@ -109,18 +112,6 @@ def ranks_of(attribution: Tensor) -> Tensor:
     """
     order = attribution.flatten().argsort(descending=True, stable=True)
     return (order.argsort().double() / order.numel()).reshape(attribution.shape)
-
-
-@torch.inference_mode()
-def _left(question: Question, ranks: Tensor) -> dict[float, float]:
-    """The probability of the target after removal of the most important pixels."""
-    forward = as_removal(question.removal)(question.model)
-    visible = torch.stack([ranks >= fraction - 1e-9 for fraction in _FRACTIONS]).to(question.x.device)
-    parts = [
-        question.probabilities(forward(question.x.expand(len(part), -1, -1, -1), part))[:, question.target]
-        for part in torch.split(visible, question.batch_size)
-    ]
-    return dict(zip(_FRACTIONS, torch.cat(parts).tolist(), strict=True))
 
 
 def write_arrays(folder: Path, index: int, one: ExplainedImage, feature_mask: Tensor) -> list[Path]:
@@ -166,8 +157,6 @@ def write_figures(folder: Path, index: int, one: ExplainedImage, formats: Sequen
 
 
 def _written(file: Path, write: Callable[[Path], Any]) -> Path:
-    from lm_plugins.audit.parts import written
-
     written(file, write)
     return file
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lm_plugins.cli.parameters import Features
 from lm_plugins.errors import MissingDependencyError, OptionError
 from lm_plugins.features.output import OutputIs, as_probabilities
+from lm_plugins.removal import Removal
 
 __all__ = ["METHODS", "Method", "Question"]
 
@@ -25,7 +26,7 @@ class Question:
         model: In evaluation mode.
         x: One image ``(1, C, H, W)``.
         target: A class.
-        removal: The name of a removal.
+        removal: How pixels are removed.
         features: Which pixels are removed together.
         feature_mask: They, as ``(H, W)``.
         output: What the model returns, in a word of `lm_plugins.features.output`.
@@ -39,7 +40,7 @@ class Question:
     model: nn.Module
     x: Tensor
     target: int
-    removal: str
+    removal: Removal
     features: Features
     feature_mask: Tensor
     output: OutputIs = "logits"
@@ -148,7 +149,18 @@ def _feature_ablation(question: Question) -> Tensor:
     return result[0, 0]
 
 
+def _check_samples(question: Question) -> None:
+    """Refuse a regression with fewer equations than unknowns, whose answer is noise."""
+    features = int(question.feature_mask.max()) + 1
+    if question.samples < features + 2:
+        raise OptionError(
+            f"--samples {question.samples} draws fewer coalitions than the image has features ({features}), from which "
+            f"nothing can be fitted: give --samples {features + 2} or more, or fewer --features."
+        )
+
+
 def _kernel_shap(question: Question) -> Tensor:
+    _check_samples(question)
     kernel_shap = _module("captum").KernelShap(question.model, question.removal, question.explained)
     state = torch.get_rng_state()
     torch.manual_seed(question.seed)
@@ -166,18 +178,13 @@ def _kernel_shap(question: Question) -> Tensor:
 
 
 def _lime(question: Question) -> Tensor:
+    _check_samples(question)
     segments = question.feature_mask.cpu().numpy()
     explainer = _module("lime").LimeImageExplainer(
-        question.model,
-        preprocess=lambda image: question.x[
-            0
-        ].cpu(),  # the image as the model gets it; superpixels are removed from that
-        removal=question.removal,
-        output=question.explained,
-        random_state=question.seed,
+        question.model, removal=question.removal, output=question.explained, random_state=question.seed
     )
     explanation = explainer.explain_instance(
-        np.zeros((*segments.shape, 3), np.uint8),
+        question.x[0].permute(1, 2, 0).cpu().numpy(),  # floats go to the model as they are
         labels=(question.target,),
         top_labels=None,
         num_samples=question.samples,

@@ -1,6 +1,7 @@
 """A table of labels for a folder of images."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,29 +26,57 @@ def read_labels(file: Path, names: Sequence[str], classes: Sequence[str] | None,
         One number for each image.
 
     Raises:
-        LabelFileError: The table cannot be read, an image has no row, or a class is none of the model's.
+        LabelFileError: The table cannot be read, a row has too many cells or too few, an image has no row or several, or
+            a class is none of the model's or the name of several.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             header = reader.fieldnames or []
-            rows = list(reader)
+            lines = [(str(reader.line_num), row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelFileError(f"{file.name} cannot be read as a CSV table in UTF-8: {error}.") from error
-    column = next((name for name in _CLASS_COLUMNS if name in header), None)
+    columns = [name for name in _CLASS_COLUMNS if name in header]
+    column = columns[0] if columns else None
     if "file" not in header or column is None:
         raise LabelFileError(
             f"{file.name} needs a column 'file' and one of {', '.join(_CLASS_COLUMNS)}; it has {', '.join(header) or 'none'}."
         )
-    given = {str(row["file"]): str(row[column] or "").strip() for row in rows}
+    twice = [name for name, times in Counter(header).items() if times > 1]
+    if twice:
+        raise LabelFileError(f"{file.name} has more than one column {twice[0]!r}.")
+    # Cells beyond the header come under None, cells that are missing as None.
+    ragged = [line for line, row in lines if None in row or None in row.values()]
+    if ragged:
+        raise LabelFileError(
+            f"{file.name} has rows with more or fewer cells than its header ({len(header)}): line {_first(ragged)}."
+        )
+    given = {str(row["file"]): str(row[column]).strip() for _, row in lines}
+    repeated = [name for name, times in Counter(str(row["file"]) for _, row in lines).items() if times > 1]
+    if repeated:
+        raise LabelFileError(f"{file.name} has more than one row for {_first(repeated)}.")
     missing = [name for name in names if name not in given]
     if missing:
         example = f" (in the table: {', '.join(list(given)[:3])}, ...)" if len(missing) == len(names) else ""
         raise LabelFileError(
             f"{len(missing)} of {len(names)} images have no row in {file.name}: {_first(missing)}.{example}"
         )
-    numbers = {name: number for number, name in reversed(list(enumerate(classes or ())))}
-    labels = {name: _class(given[name], numbers) for name in names}
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(classes or ()):
+        numbers.setdefault(name, []).append(number)
+    found = {name: _classes(given[name], numbers) for name in names}
+    cells = {str(row["file"]): row for _, row in lines}
+    for other in columns[1:]:
+        said = {name: _classes(str(cells[name][other]).strip(), numbers) for name in names}
+        against = [name for name in names if said[name] != [-1] and not set(said[name]) & set(found[name])]
+        if against:
+            raise LabelFileError(f"{file.name}: {column} and {other} are different classes for {_first(against)}.")
+    unclear = [f"{name} ({given[name]!r} is any of {found[name]})" for name in names if len(found[name]) > 1]
+    if unclear:
+        raise LabelFileError(
+            f"{len(unclear)} labels in {file.name} are names of several classes: {_first(unclear)}. Give class_index."
+        )
+    labels = {name: found[name][0] for name in names}
     wrong = [f"{name} ({given[name]!r})" for name, label in labels.items() if not 0 <= label < count]
     if wrong:
         raise LabelFileError(
@@ -57,11 +86,11 @@ def read_labels(file: Path, names: Sequence[str], classes: Sequence[str] | None,
     return [labels[name] for name in names]
 
 
-def _class(text: str, numbers: dict[str, int]) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return numbers.get(text, numbers.get(text.replace("_", " "), -1))
+def _classes(text: str, numbers: dict[str, list[int]]) -> list[int]:
+    """The classes that a cell may mean; [-1] for none."""
+    if text.isascii() and text.isdecimal():  # Python's own numbers would take 0_4
+        return [int(text)]
+    return numbers.get(text) or numbers.get(text.replace("_", " ")) or [-1]
 
 
 def _first(texts: list[str]) -> str:

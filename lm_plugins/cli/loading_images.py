@@ -5,38 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from lm_plugins.cli.preprocessing import Preprocessing
+from lm_plugins.cli.decoding import read_image
+from lm_plugins.cli.output import plain
+from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.errors import ImageFileError
 
-__all__ = ["SUFFIXES", "ImageFiles", "find_images", "read_image"]
+__all__ = ["SUFFIXES", "ImageFiles", "find_images"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def read_image(file: Path) -> Image.Image:
-    """Read one image, the right way up.
-
-    Args:
-        file: In any format that Pillow reads.
-
-    Returns:
-        The decoded image.
-
-    Raises:
-        ImageFileError: It is missing, no image, truncated, or so large that it may be an attack.
-    """
-    try:
-        with Image.open(file) as image:
-            image.load()
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright
-    # Pillow raises SyntaxError for broken PNG files and ValueError for broken TIFF files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no image" if "cannot identify" in str(error) else str(error).split("\n")[0]
-        raise ImageFileError(f"{file.name}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -44,10 +23,10 @@ class ImageFiles(Sequence[Tensor]):
     """Image files as the tensors of a model, read when they are needed.
 
     Args:
-        files: All of them readable.
-        names: One for each, unique.
+        files: Of images.
+        names: One for each, unique; what cannot be printed is written with backslashes.
         preprocessing: From image to tensor ``(C, H, W)``.
-        skipped: Name of each file that cannot be read, and why.
+        skipped: Name of each file that cannot be read, and why; more may be added while files are read.
     """
 
     files: tuple[Path, ...]
@@ -59,13 +38,17 @@ class ImageFiles(Sequence[Tensor]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        return self.preprocessing(read_image(self.files[index]))
+        return self.preprocessing.normalised(pixels_of(self.picture(index)))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(len(self)))
 
     def picture(self, index: int) -> Image.Image:
-        """The part of an image that the model sees, before normalisation."""
+        """The part of an image that the model sees, before normalisation.
+
+        Raises:
+            ImageFileError: The file cannot be read.
+        """
         return self.preprocessing.crop(read_image(self.files[index]))
 
     def digest(self) -> str:
@@ -76,24 +59,48 @@ class ImageFiles(Sequence[Tensor]):
             total.update(hashlib.sha256(file.read_bytes()).digest())
         return total.hexdigest()
 
+    def skip(self, index: int, error: ImageFileError) -> None:
+        """Note that an image cannot be read."""
+        self.skipped[self.names[index]] = _reason(self.files[index], error)
+
     def report(self) -> str:
         """What was skipped, for people; empty if nothing was."""
         if not self.skipped:
             return ""
-        lines = [f"  {name}: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join([f"skipped {len(lines)} of {len(lines) + len(self)} images:", *lines])
+        count = len({*self.names, *self.skipped})
+        return f"skipped {len(self.skipped)} of {count} images:\n{self._reasons()}"
+
+    def check_any(self, read: int) -> None:
+        """Refuse where nothing is left.
+
+        Args:
+            read: How many images could be read.
+
+        Raises:
+            ImageFileError: None.
+        """
+        if not read:
+            raise ImageFileError(f"none of the {len(self.skipped)} images can be read:\n{self._reasons()}")
+
+    def _reasons(self) -> str:
+        return "\n".join(f"  {name}: {reason}" for name, reason in self.skipped.items())
 
 
 def find_images(
-    sources: Sequence[Path], preprocessing: Preprocessing, limit: int | None = None, seed: int = 0
+    sources: Sequence[Path],
+    preprocessing: Preprocessing,
+    limit: int | None = None,
+    seed: int = 0,
+    check: bool = True,
 ) -> ImageFiles:
-    """Find images in folders and files, and leave out what cannot be read.
+    """Find images in folders and files.
 
     Args:
         sources: Files, and folders whose images are looked for, also in folders inside of them.
         preprocessing: From image to tensor.
         limit: The most images; more are drawn from at random.
         seed: Of that draw.
+        check: Read every image once, and leave out what cannot be read.
 
     Returns:
         The images, sorted by name within a folder.
@@ -111,11 +118,10 @@ def find_images(
     if not found:
         folders = ", ".join(str(source) for source in sources)
         raise ImageFileError(f"no images in {folders}: looked for files that end in {', '.join(SUFFIXES)}.")
-    chosen, skipped = _readable(found, limit, seed)
-    if not chosen:
-        lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
-        raise ImageFileError("\n".join([f"none of the {len(found)} images can be read:", *lines]))
-    return ImageFiles(tuple(chosen), _unique([found[file] for file in chosen]), preprocessing, skipped)
+    chosen, skipped = _readable(found, limit, seed) if check else (list(found), {})
+    images = ImageFiles(tuple(chosen), _unique([found[file] for file in chosen]), preprocessing, skipped)
+    images.check_any(len(chosen))
+    return images
 
 
 def _readable(found: dict[Path, str], limit: int | None, seed: int) -> tuple[list[Path], dict[str, str]]:
@@ -133,15 +139,24 @@ def _readable(found: dict[Path, str], limit: int | None, seed: int) -> tuple[lis
             read_image(file)
             chosen.append(file)
         except ImageFileError as error:
-            skipped[found[file]] = str(error).removeprefix(f"{file.name}: ")
+            skipped[_printed(found[file])] = _reason(file, error)
     rank = {file: place for place, file in enumerate(found)}
     return sorted(chosen, key=rank.__getitem__), skipped
 
 
+def _reason(file: Path, error: ImageFileError) -> str:
+    return plain(str(error).removeprefix(f"{file.name}: "))
+
+
+def _printed(name: str) -> str:
+    return plain(name.replace("\n", "\\n"))
+
+
 def _unique(names: list[str]) -> tuple[str, ...]:
+    """Names that can be printed, with a number behind those that came before."""
     seen: dict[str, int] = {}
-    result = []
-    for name in names:
+    result: list[str] = []
+    for name in map(_printed, names):
         seen[name] = seen.get(name, 0) + 1
         result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return tuple(result)

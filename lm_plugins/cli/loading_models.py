@@ -1,7 +1,9 @@
 """Models by name: ``torchvision:NAME@WEIGHTS``, ``timm:NAME``, ``package.module:factory``, and checkpoints for them."""
 
+import contextlib
 import hashlib
 import importlib
+import importlib.util
 import pickle
 import sys
 import warnings
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lm_plugins.cli.output import plain
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.errors import InputTypeError, MissingDependencyError, ModelLoadingError, OptionError
 
@@ -52,7 +55,8 @@ def load_model(name: str, checkpoint: Path | None = None, pretrained: bool = Tru
 
     Args:
         name: ``efficientnet-lite0``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME`` or ``package.module:factory``; the
-            factory takes no arguments and returns a module. Modules are also looked for in the current folder.
+            factory takes no arguments and returns a module. Modules are also looked for in the current folder, after all
+            other places.
         checkpoint: A file with a state dict, read with ``weights_only=True``. It takes the place of pretrained weights.
         pretrained: Fetch pretrained weights where there is no checkpoint. The architecture alone suffices for some uses.
 
@@ -158,22 +162,31 @@ def _fetched(name: str, build: Any) -> nn.Module:
 
 
 def _from_factory(name: str, module_name: str, function: str) -> LoadedModel:
+    # Last: a file of the current folder shall not stand in for a package that is installed.
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+        spec = None if module_name.startswith(".") else importlib.util.find_spec(module_name)
+    except (ImportError, ValueError) as error:
         raise OptionError(f"no model factory {name!r}: {error}.") from error
+    if spec is None:
+        raise OptionError(f"no model factory {name!r}: No module named {module_name!r}.")
     try:
-        module = factory()
-    except Exception as error:
+        # What it prints is no result of ours, which goes to standard output.
+        with contextlib.redirect_stdout(sys.stderr):
+            factory = getattr(importlib.import_module(module_name), function, None)
+            module = None if factory is None else factory()
+    except (Exception, SystemExit) as error:
         raise ModelLoadingError(f"the factory {name} failed with {type(error).__name__}: {error}.") from error
+    if factory is None:
+        raise OptionError(f"no model factory {name!r}: module {module_name!r} has no attribute {function!r}.")
     if not isinstance(module, nn.Module):
         raise InputTypeError(f"the factory {name} returns a torch.nn.Module, got {type(module).__name__}.")
     classes = getattr(module, "classes", None)
     found = getattr(module, "pretrained_cfg", None)
     preprocessing = Preprocessing.of_timm(found) if isinstance(found, dict) and "input_size" in found else None
-    return LoadedModel(name, module, preprocessing, tuple(classes) if isinstance(classes, (list, tuple)) else None)
+    named = tuple(plain(str(one)) for one in classes) if isinstance(classes, (list, tuple)) else None
+    return LoadedModel(name, module, preprocessing, named)
 
 
 def _read_checkpoint(module: nn.Module, file: Path) -> str:
@@ -187,13 +200,20 @@ def _read_checkpoint(module: nn.Module, file: Path) -> str:
             f"the checkpoint {file.name} is refused: it is damaged, or holds more than weights, which could run any code "
             "when it is read. Save a state dict: torch.save(model.state_dict(), file)."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelLoadingError(f"the checkpoint {file.name} cannot be read: {error}.") from error
+    except (
+        Exception
+    ) as error:  # what a damaged file makes of a pickle: KeyError, EOFError, BadZipFile, struct.error, ...
+        raise ModelLoadingError(
+            f"the checkpoint {file.name} cannot be read ({type(error).__name__}: {error}); it is damaged, or no checkpoint "
+            "of torch."
+        ) from error
     state = content
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ModelLoadingError(f"the checkpoint {file.name} holds no state dict (names and tensors).")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_plugins.cli.loading_images import ImageFiles, read_image
+from lm_plugins.cli.decoding import read_image
+from lm_plugins.cli.loading_images import ImageFiles
 from lm_plugins.errors import ImageFileError, LabelFileError
 
 __all__ = ["read_object_masks"]
@@ -17,8 +18,8 @@ def read_object_masks(folder: Path, images: ImageFiles) -> list[Tensor | None]:
     """Read a mask for each image, resized and cropped as the image is.
 
     Args:
-        folder: Holds a PNG of the name of each image, ``photo.png`` for ``photo.jpg``: white is the object. Images without
-            one have no object.
+        folder: Holds a PNG of the name of each image, ``photo.png`` for ``photo.jpg``: white is the object, and what is
+            transparent is not. Images without one have no object.
         images: The images.
 
     Returns:
@@ -37,7 +38,7 @@ def read_object_masks(folder: Path, images: ImageFiles) -> list[Tensor | None]:
         if not file.is_file():
             masks.append(None)
             continue
-        mask, size = read_image(file), read_image(image).size
+        mask, size = read_image(file, background=0), read_image(image).size
         if mask.size != size:
             raise LabelFileError(
                 f"the mask {file.name} is {mask.size} pixels large, its image {size}: make them equal."

@@ -2,13 +2,72 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["examples", "note", "print_json", "print_table", "writable_folder"]
+__all__ = ["as_options", "examples", "note", "plain", "print_json", "print_table", "say", "writable_folder"]
+
+#: What a terminal would obey instead of print, and what is no character at all: bytes of file names that are not UTF-8.
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def plain(text: str) -> str:
+    r"""A text that can be printed and stored anywhere.
+
+    Args:
+        text: May hold escape codes, and bytes that are not UTF-8 as `os.fsdecode` keeps them.
+
+    Returns:
+        The same with backslashes in their place; line breaks and tabs stay.
+
+    Example:
+        >>> import os
+        >>> from lm_plugins.cli.output import plain
+        >>> print(plain(os.fsdecode(b"caf\xe9 \x1b[31m")))
+        caf\xe9 \x1b[31m
+    """
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+#: Arguments of Python, as messages of the library name them, and what the command line has in their place.
+_OPTIONS = {
+    r"resume=False(, or --no-resume)?": "--no-resume",
+    r"\boutput(?:_is)?='(\w+)' \(--output \1\)": r"--output \1",
+    r"output_is='(\w+)'": r"--output \1",
+    r"\b(output|target|removal|seed|size|mean|std)='?([\w.]+)'?": r"--\1 \2",
+    r"\bbatch_size=(\d+)": r"--batch-size \1",
+    r"\bn_(?:samples|masks)=(\d+)": r"--samples \1",
+    r"\blayers?=": "--layer ",
+}
+
+
+def as_options(message: str) -> str:
+    """A message of the library in words of the command line.
+
+    Args:
+        message: May name arguments of Python.
+
+    Returns:
+        The same with options in their place.
+
+    Example:
+        >>> from lm_plugins.cli.output import as_options
+        >>> as_options("Take another folder, or pass resume=False to begin anew.")
+        'Take another folder, or pass --no-resume to begin anew.'
+    """
+    for argument, option in _OPTIONS.items():
+        message = re.sub(argument, option, message)
+    return message
 
 
 def examples(*lines: str) -> str:
@@ -27,17 +86,23 @@ def print_table(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     texts = [[str(row[name]) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in texts) for i in range(len(names))]
     for line in texts:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def print_json(value: Any) -> None:
     """Print JSON to standard output, where nothing else goes with ``--json``."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    # In ASCII: whatever the terminal's encoding, and a path that is not UTF-8 is read back as it was.
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def say(text: str) -> None:
+    """Print a result to standard output, without anything that a terminal would obey."""
+    click.echo(plain(text))
 
 
 def note(text: str) -> None:
-    """Tell people something, on standard error: file names that are no text are printed all the same."""
-    click.echo(text.encode("utf-8", "replace").decode(), err=True)
+    """Tell people something, on standard error."""
+    click.echo(plain(text), err=True)
 
 
 def writable_folder(folder: Path) -> Path:

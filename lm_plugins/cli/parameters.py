@@ -1,7 +1,8 @@
 """Types of options that several commands take, and the options that choose a model."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +15,11 @@ from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
 from lm_plugins.errors import OptionError
 from lm_plugins.features import grid, superpixels
-from lm_plugins.removal import REMOVALS
+from lm_plugins.removal import REMOVALS, PixelColour, Removal, as_removal
 
-__all__ = ["FEATURES", "NUMBERS", "REMOVAL_NAMES", "Features", "Names", "loaded", "model_options"]
+__all__ = [
+    "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Features", "Names", "built_removals", "loaded", "model_options",
+]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,10 +68,11 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         """From ``"0.5"`` or ``"0.5,0.4,0.3"``."""
         if isinstance(value, tuple):
             return value
-        try:
-            return tuple(float(one) for one in str(value).split(","))
-        except ValueError:
+        texts = [one.strip() for one in str(value).split(",")]
+        # Python's own numbers would take 1_0, nan and infinity.
+        if not all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", one, re.ASCII) for one in texts):
             self.fail(f"{value!r} is not a number, or several with commas between them.", parameter, context)
+        return tuple(float(one) for one in texts)
 
 
 @dataclass(frozen=True)
@@ -101,15 +105,18 @@ class _Features(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, Features):
             return value
         kind, _, number = str(value).partition(":")
-        if kind not in ("grid", "slic") or not number.isdigit() or int(number) < 1:
+        if kind not in ("grid", "slic") or not re.fullmatch("0*[1-9][0-9]{0,5}", number):
             self.fail(
-                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels).",
+                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels), N from 1 to "
+                "999999.",
                 parameter,
                 context,
             )
         return Features(kind, int(number))
 
 
+#: What every library that draws takes as a seed.
+SEED = click.IntRange(0, 2**32 - 1)
 REMOVAL_NAMES = Names("removal", tuple(REMOVALS))
 NUMBERS = _Numbers()
 FEATURES = _Features()
@@ -153,12 +160,28 @@ def loaded(options: dict[str, Any], pretrained: bool = True) -> tuple[LoadedMode
     """
     model = load_model(options["model"], options["checkpoint"], pretrained)
     try:
+        torch.zeros(1, device=options["device"]).cpu()  # of the device "meta", nothing comes back
         model.module.to(torch.device(options["device"]))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise OptionError(f"device {options['device']!r} cannot be used: {str(error).splitlines()[0]}") from error
     preprocessing = (model.preprocessing or Preprocessing()).changed(
         **{name: options[name] for name in ("size", "mean", "std", "interpolation")}
     )
-    # Where removals look for the normalisation: black is black in the model's own space.
-    model.module.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}  # type: ignore[assignment]
     return model, preprocessing
+
+
+def built_removals(names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Removal]:
+    """Removals by name, for images of a preprocessing.
+
+    Args:
+        names: Keys of `lm_plugins.removal.REMOVALS`.
+        preprocessing: Its normalisation says where black and white are.
+
+    Returns:
+        The removals.
+    """
+    built = {name: as_removal(name) for name in names}
+    return {
+        name: replace(one, mean=preprocessing.mean, std=preprocessing.std) if isinstance(one, PixelColour) else one
+        for name, one in built.items()
+    }

@@ -1,5 +1,6 @@
 """How a model wants its images: size, crop and normalisation."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lm_plugins.cli.decoding import eight_bits
 from lm_plugins.errors import OptionError
 from lm_plugins.removal.colour import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["INTERPOLATIONS", "Preprocessing"]
+__all__ = ["INTERPOLATIONS", "Preprocessing", "pixels_of"]
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -53,7 +55,12 @@ class Preprocessing:
             raise OptionError(f"size is at least 1 and at most resize, got size={self.size}, resize={self.resize}.")
         if self.interpolation not in INTERPOLATIONS:
             raise OptionError(f"interpolation is one of {', '.join(INTERPOLATIONS)}; got {self.interpolation!r}.")
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+        # Written so that NaN is refused, too.
+        if (
+            len(self.mean) not in (1, 3)
+            or len(self.std) != len(self.mean)
+            or not all(0 < one < math.inf for one in self.std)
+        ):
             raise OptionError(f"mean and std are 1 or 3 numbers each, std above 0; got {self.mean} and {self.std}.")
 
     @classmethod
@@ -102,28 +109,37 @@ class Preprocessing:
         )
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The resized centre of an image, ``size x size``, in colour or, for one channel, grey."""
+        """The resized centre of an image, ``size x size``, in colour or, for one channel, grey.
+
+        It is cropped after resizing, since torchvision does so and its models shall see the very same pixels. What
+        `lm_plugins.cli.decoding.read_image` lets through is short enough for that.
+        """
         short = min(image.size)
-        image = image.convert("RGB" if len(self.mean) == 3 else "L")
-        # Rounded as torchvision does it, so that its models see the very same pixels.
+        image, mode = eight_bits(image), "RGB" if len(self.mean) == 3 else "L"
+        image = image if image.mode == mode else image.convert(mode)  # a copy, of what may be large
+        # Rounded as torchvision does it.
         sides = (int(self.resize * image.width / short), int(self.resize * image.height / short))
         image = image.resize(sides, INTERPOLATIONS[self.interpolation])
         left, top = (round((side - self.size) / 2) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
 
-    def normalised(self, array: Any) -> Tensor:
-        """An array ``(H, W, C)`` of uint8 as the model's tensor ``(C, H, W)``."""
-        values = torch.from_numpy(np.asarray(array, np.float32) / 255)
-        values = values[..., None] if values.ndim == 2 else values
-        return (values.permute(2, 0, 1) - _channels(self.mean)) / _channels(self.std)
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(C, H, W)`` on [0, 1] as the model's tensor ``(C, H, W)``."""
+        return (pixels - _channels(self.mean)) / _channels(self.std)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image as the model's tensor ``(C, size, size)``."""
-        return self.normalised(self.crop(image))
+        return self.normalised(pixels_of(self.crop(image)))
 
     def pixels(self, x: Tensor) -> Tensor:
         """A normalised image ``(C, H, W)`` as pixels on [0, 1], ``(C, H, W)``."""
         return (x * _channels(self.std).to(x) + _channels(self.mean).to(x)).clamp(0, 1)
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """A picture of 8 bits as pixels on [0, 1]: ``(C, H, W)``, float32."""
+    values = torch.from_numpy(np.asarray(picture, np.float32) / 255)
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
 
 def _channels(values: tuple[float, ...]) -> Tensor:

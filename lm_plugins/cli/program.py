@@ -1,20 +1,22 @@
 """The program: its commands, and what becomes of errors."""
 
-import sys
+import io
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 import lm_plugins
 from lm_plugins.cli.audit import audit
 from lm_plugins.cli.coverage import coverage
-from lm_plugins.cli.exit_codes import ExitCode
+from lm_plugins.cli.exit_codes import ExitCode, is_out_of_memory
 from lm_plugins.cli.explain import explain
 from lm_plugins.cli.methods import methods
 from lm_plugins.cli.models import models
-from lm_plugins.cli.output import examples
+from lm_plugins.cli.output import as_options, examples, note
 from lm_plugins.cli.removals import removals
+from lm_plugins.cli.termination import Terminated, termination_raised
 from lm_plugins.errors import (
     ImageFileError,
     LabelFileError,
@@ -29,7 +31,18 @@ __all__ = ["program", "run"]
 _EXIT_CODES = "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode)
 
 
+class _Program(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except SystemExit as error:  # none of ours: click ends commands in other ways
+            raise ModelLoadingError(
+                f"the code of the model left the program with sys.exit({error.code!r}): nothing is finished."
+            ) from error
+
+
 @click.group(
+    cls=_Program,
     epilog=examples(
         "lm-plugins audit --images photos/ --quick",
         "lm-plugins explain photo.jpg --method occlusion --compare layer_masking,grey",
@@ -56,15 +69,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `lm_plugins.cli.exit_codes.ExitCode`.
     """
     try:
-        result = program.main(
-            args=None if arguments is None else list(arguments), prog_name="lm-plugins", standalone_mode=False
-        )
+        with termination_raised():
+            result = program.main(
+                args=None if arguments is None else list(arguments), prog_name="lm-plugins", standalone_mode=False
+            )
     except click.exceptions.Exit as end:
         return end.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _failed(ExitCode.INTERRUPTED, "stopped. The same command goes on where it stopped.")
+    except Terminated:
+        return _failed(ExitCode.TERMINATED, "stopped. The same command goes on where it stopped.")
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        note(shown.getvalue().rstrip())
         return ExitCode.USAGE
     except MissingDependencyError as error:
         return _failed(ExitCode.MISSING_PACKAGE, error)
@@ -79,12 +97,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     except OSError as error:
         return _failed(ExitCode.OUTPUT, f"{error}. What was finished before is kept; nothing half-written is.")
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _failed(
+                ExitCode.MEMORY, f"the memory does not suffice ({error}). A smaller --size or --batch-size needs less."
+            )
         traceback.print_exc()
         return _failed(ExitCode.FAILED, "this should not have happened. Please report it with the lines above.")
     return result if isinstance(result, int) else ExitCode.DONE
 
 
 def _failed(code: ExitCode, message: object) -> ExitCode:
-    print(f"lm-plugins: {message}", file=sys.stderr)
+    note(f"lm-plugins: {as_options(str(message))}")
     return code

@@ -1,6 +1,6 @@
 """Photographs with a part removed, as each removal shows it to the model, and what the model says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.features import grid, visible_from
 from lm_plugins.features.output import OutputIs, as_probabilities
-from lm_plugins.removal import REMOVALS, PixelColour, PixelRemoval
+from lm_plugins.removal import PixelColour, PixelRemoval, Removal
 from lm_plugins.report.pictures import photograph
 
 __all__ = ["Example", "Step", "example_photographs"]
@@ -70,7 +70,7 @@ def example_photographs(
     model: nn.Module,
     images: Sequence[Tensor],
     names: Sequence[str],
-    removals: Sequence[str],
+    removals: Mapping[str, Removal],
     fractions: Sequence[float],
     pixels: Callable[[Tensor], Tensor],
     class_name: Callable[[int], str],
@@ -86,7 +86,7 @@ def example_photographs(
         model: A classifier in evaluation mode.
         images: Normalised ``(C, H, W)``.
         names: One for each.
-        removals: Names.
+        removals: By name.
         fractions: Ascending, on (0, 1].
         pixels: From a normalised image to pixels on [0, 1].
         class_name: From a class index to its name.
@@ -109,8 +109,7 @@ def example_photographs(
         count = int(feature_mask.max()) + 1
         place = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).argsort()
         steps = []
-        for removal in removals:
-            built = REMOVALS[removal]()
+        for removal, built in removals.items():
             for fraction in fractions:
                 visible = visible_from((place >= round(fraction * count))[None], feature_mask).to(device)
                 predicted, probability = _answer(built(model)(x, visible), output, class_name)

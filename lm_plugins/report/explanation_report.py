@@ -70,6 +70,7 @@ def explanation_report(
     description: str,
     provenance: Mapping[str, Any],
     skipped: Mapping[str, str] | None = None,
+    not_shown: int = 0,
 ) -> str:
     """Write the report of explanations.
 
@@ -79,6 +80,7 @@ def explanation_report(
         description: What it does.
         provenance: How the explanations came about.
         skipped: Images that could not be read, and why.
+        not_shown: How many more images were explained.
 
     Returns:
         The page.
@@ -95,6 +97,7 @@ def explanation_report(
         images=[_viewer(image) for image in images],
         columns=["Photograph", "Removal", "Class", *(f"{one:.0%}" for one in fractions), "Seconds"],
         skipped=dict(skipped or {}),
+        not_shown=not_shown,
         provenance=[(key, str(value)) for key, value in provenance.items()],
     )
 

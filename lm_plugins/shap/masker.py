@@ -191,6 +191,8 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
     def load(cls, in_file: BinaryIO, instantiate: bool = True) -> Any:
         """Read a masker from a stream.
 
+        This unpickles what the stream holds, as upstream does, which can run any code: read only what you trust.
+
         Args:
             in_file: A binary stream, open for reading.
             instantiate: Return the masker; False returns the arguments of its constructor.

@@ -1,5 +1,7 @@
 """Factories for ``--model tests.cli.small_models:NAME``."""
 
+import sys
+
 import torch
 from torch import nn
 
@@ -54,6 +56,39 @@ def no_module():
 
 def broken():
     raise RuntimeError("out of glue")
+
+
+def leaves():
+    sys.exit(0)
+
+
+class Leaving(Classifier):
+    """Leaves the program when it is asked."""
+
+    def forward(self, x):
+        sys.exit(0)
+
+
+class Failing(Classifier):
+    """Cannot take any image."""
+
+    def forward(self, x):
+        raise ZeroDivisionError("no image is good enough")
+
+
+class Talkative(Classifier):
+    """Prints while it computes."""
+
+    def forward(self, x):
+        print("hello")
+        return super().forward(x)
+
+
+class Undefined(Classifier):
+    """Returns NaN."""
+
+    def forward(self, x):
+        return super().forward(x) * float("nan")
 
 
 def ends_in_softmax():

@@ -1,10 +1,12 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -163,30 +165,89 @@ def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
     assert len(calls) == 6  # three images with two removals, none of them twice
 
 
+@contextmanager
+def process_of_its_own(tmp_path, *arguments):
+    """The program in a process that hears Ctrl-C, whatever this one was started with, and that does not outlive the test."""
+    # A handler becomes the default in a new process; what is ignored, as in a script's background, stays ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(file, process):
+    for _ in range(600):
+        if file.exists() or process.poll() is not None:
+            return
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own(photos, tmp_path):
-    arguments = ["audit", "--images", photos, "--model", MODEL, "--out", tmp_path / "out", *FEW, "grey,black"]
     parts, waits = tmp_path / "out" / "parts", tmp_path / "waits"
     (tmp_path / "waiting_net.py").write_text(WAITING.format(parts=str(parts), waits=str(waits)))
-    arguments[4] = "waiting_net:Waiting"
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lm_plugins.cli", *map(str, arguments)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(600):
-        if waits.exists() or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    arguments = ["--images", photos, "--model", "waiting_net:Waiting", "--out", tmp_path / "out", *FEW, "grey,black"]
+    with process_of_its_own(tmp_path, "-m", "lm_plugins.cli", "audit", *arguments) as process:
+        wait_for(waits, process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert "goes on where it stopped" in err
     assert list(parts.iterdir())
     assert not (tmp_path / "out" / "audit.json").exists()
+
+
+# A file that is half written when the signal comes.
+HALF_WRITTEN = """
+import pathlib, time
+from tests.cli.small_models import Classifier
+
+write_text = pathlib.Path.write_text
+
+def half(self, text, *args, **kwargs):
+    if "audit.json" not in self.name:
+        return write_text(self, text, *args, **kwargs)
+    write_text(self, text[: len(text) // 2], *args, **kwargs)
+    open({waits!r}, "w").close()
+    time.sleep(60)
+
+pathlib.Path.write_text = half
+"""
+
+
+@pytest.mark.slow
+def test_being_terminated_leaves_nothing_half_written(photos, tmp_path):
+    waits = tmp_path / "waits"
+    (tmp_path / "half_net.py").write_text(HALF_WRITTEN.format(waits=str(waits)))
+    arguments = ["--images", photos, "--model", "half_net:Classifier", "--out", tmp_path / "out", *FEW, "grey"]
+    with process_of_its_own(tmp_path, "-m", "lm_plugins.cli", "audit", *arguments) as process:
+        wait_for(waits, process)
+        assert [one for one in files(tmp_path / "out") if one.endswith(".partial")]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.TERMINATED, err
+    assert "goes on where it stopped" in err
+    assert not [one for one in files(tmp_path / "out") if one.endswith(".partial")]
+    assert "audit.json" not in files(tmp_path / "out")
+
+
+def test_ctrl_c_while_importing_is_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    with process_of_its_own(tmp_path, "-m", "lm_plugins_command", "removals") as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (ExitCode.INTERRUPTED, "lm-plugins: stopped.\n")
 
 
 def test_a_full_disk_leaves_nothing_half_written(audit, tmp_path, monkeypatch):
@@ -278,4 +339,103 @@ def test_other_settings_in_the_same_folder(audit):
     code, _, err = audit("--seed", "1")
     assert code == ExitCode.USAGE
     assert "other settings" in err
+    assert "--no-resume" in err
+    assert "resume=" not in err
     assert audit("--seed", "1", "--no-resume")[0] == ExitCode.DONE
+
+
+ODD = {"settings.json": [b"x", b"[]", b"3", "{}".encode("utf-16")]}
+ODD["audit.json"] = [b"x", b"[]", b"null", b"{}", b'{"rows": 6, "provenance": [1]}', "{}".encode("utf-16")]
+ODD["examples.json"] = [
+    b"x",
+    b"[]",
+    b"{}",
+    b'{"examples": [{"a": 1}], "skipped": {}}',
+    b'{"examples": [], "skipped": 3}',
+]
+ODD["table.parquet"] = [b"", b"x" * 100, "cut", "columns", "types", "gaps"]
+
+
+def odd_table(file, what):
+    table = pd.read_parquet(file)
+    changed = {
+        "columns": table.drop(columns="value"),
+        "types": table.assign(value="x", fraction="y"),
+        "gaps": table.assign(value=float("nan")),
+    }
+    if what in changed:
+        changed[what].to_parquet(file, index=False)
+    else:
+        file.write_bytes(file.read_bytes()[:200])
+
+
+def test_a_damaged_folder_is_said(audit, lm_plugins_command, tmp_path):
+    assert audit(removals="grey")[0] == ExitCode.DONE
+    out = tmp_path / "out"
+    for name, contents in ODD.items():
+        whole = (out / name).read_bytes()
+        for content in contents:
+            (out / name).write_bytes(whole)
+            if isinstance(content, str):
+                odd_table(out / name, content)
+            else:
+                (out / name).write_bytes(content)
+            is_resumed = name == "settings.json"
+            code, _, err = (
+                audit(removals="grey") if is_resumed else lm_plugins_command("audit", "--from", out, "--summary")
+            )
+            assert code == ExitCode.USAGE, (name, content, err)
+            assert "Traceback" not in err
+            assert "un it again" in err or "run the audit again" in err or "--no-resume" in err, (name, content, err)
+        (out / name).write_bytes(whole)
+    assert audit("--no-resume", removals="grey")[0] == ExitCode.DONE
+
+
+ODD_NAMES = [b"caf\xe9.png", b"\x1b[31mred\x1b]0;title\x07.png", b"line\nbreak.png"]
+
+
+def test_names_that_are_no_text_or_that_a_terminal_obeys(audit, lm_plugins_command, photos, tmp_path):
+    for name in ODD_NAMES:
+        shutil.copy(photos / "red.png", photos / os.fsdecode(name))
+    (photos / os.fsdecode(b"\x1b[32mbad\xff.png")).write_text("no image")
+    code, out, err = audit("--json", removals="grey")
+    assert code == ExitCode.DONE, err
+    answer = json.loads(out)
+    assert answer["images"] == 6
+    assert answer["skipped"] == {r"\x1b[32mbad\xff.png": "no image"}
+    names = set(AuditResult.load(tmp_path / "out").table["image"])
+    assert {r"caf\xe9.png", r"\x1b[31mred\x1b]0;title\x07.png", r"line\nbreak.png"} <= names
+    code, out, more = lm_plugins_command(
+        "explain", photos, "--model", MODEL, "--removal", "grey", "--features", "grid:16", "--figures", "png", "--out",
+        tmp_path / "explained",
+    )  # fmt: skip
+    assert code == ExitCode.DONE, more
+    assert r"caf\xe9.png: red" in out
+    assert r"\x1b[32mbad\xff.png: no image" in more
+    assert "\x1b[3" not in out + err + more
+
+
+def test_a_folder_that_is_no_text_is_audited(audit, photos, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(photos, folder)
+    code, _, err = audit("--images", folder, removals="grey")
+    assert code == ExitCode.DONE, err
+    assert AuditResult.load(tmp_path / "out").provenance["image_folder"] == r"caf\xe9"
+    assert "# images is not UTF-8" in (tmp_path / "out" / "audit.toml").read_text(encoding="utf-8")
+
+
+def test_escape_codes_in_messages_do_not_reach_the_terminal(audit, lm_plugins_command, tmp_path):
+    labels = tmp_path / "l\x1b[31m.csv"
+    labels.write_text("a\n")
+    _, _, err = audit("--labels", labels)
+    assert r"l\x1b[31m.csv needs a column" in err
+    _, _, err = lm_plugins_command("explain", tmp_path / "no\x1b[31m.png", "--model", MODEL)
+    assert "\x1b" not in err
+    assert "does not exist" in err
+
+
+def test_a_model_that_leaves_or_prints(audit):
+    code, _, err = audit(model="tests.cli.small_models:Leaving")
+    assert (code, "left the program with sys.exit(0)" in err) == (ExitCode.INPUT, True)
+    code, out, _ = audit("--json", model="tests.cli.small_models:Talkative", removals="grey")
+    assert (code, json.loads(out)["images"]) == (ExitCode.DONE, 3)

@@ -8,12 +8,16 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lm_plugins.audit import deletion
 from lm_plugins.captum import FeatureAblation
+from lm_plugins.cli.decoding import read_image
 from lm_plugins.cli.exit_codes import ExitCode
 from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
+from lm_plugins.cli.parameters import built_removals
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.features import grid
+from lm_plugins.removal import as_removal
 from tests.cli.small_models import Classifier
 
 MODEL = "tests.cli.small_models:classifier"
@@ -54,7 +58,7 @@ def test_what_is_written_is_what_the_method_returns(explain, tmp_path, photos):
         assert np.array_equal(arrays["feature_mask"], grid((32, 32), 16))
     left = record["explanations"][0]["left"]
     assert left["0"] == pytest.approx(model(x).softmax(1)[0, 0].detach().item())
-    assert list(left) == [f"{step / 10:g}" for step in range(10)]
+    assert list(left) == [f"{step / 10:g}" for step in range(11)]
 
 
 @pytest.mark.parametrize("method", ["occlusion", "featureablation", "kernelshap", "lime", "partition"])
@@ -141,6 +145,18 @@ def test_odd_names_become_plain_file_names_and_escaped_text(explain, tmp_path):
         (["--features", "slic:40"], "occlusion slides a square window: give --features grid:N, not slic:40"),
         (["--figures", "bmp"], "no format is called 'bmp'"),
         (["--model", "tests.cli.small_models:spatial"], r"returns a tensor \(N, classes\)"),
+        (["--model", "tests.cli.small_models:Undefined"], "the model returns NaN"),
+        (["--features", "grid:\u00b2"], "neither grid:N"),
+        (["--features", "grid:99999999999999999999"], "neither grid:N"),
+        (["--mean", "nan"], "'nan' is not a number"),
+        (["--mean", "1_0"], "'1_0' is not a number"),
+        (["--std", "inf,1,1"], "'inf,1,1' is not a number"),
+        (["--device", "meta"], "device 'meta' cannot be used"),
+        (["--device", ""], "device '' cannot be used"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--method", "lime", "--samples", "5"], "--samples 5 draws fewer coalitions than.* features .4.*--samples 6"),
+        (["--method", "kernelshap", "--samples", "1"], "--samples 1 draws fewer coalitions"),
+        (["--seed", str(10**30)], "is not in the range"),
     ],
 )
 def test_wrong_options(explain, arguments, text):
@@ -178,6 +194,78 @@ def test_a_full_disk_leaves_no_half_figure(explain, tmp_path, monkeypatch):
     assert code == ExitCode.OUTPUT
     assert "No space left on device" in err
     assert {one.name for one in (tmp_path / "out").iterdir()} == {"001_red.npz"}
+
+
+def test_each_photograph_is_read_once_and_runs_one_plain_pass(explain, photos, monkeypatch):
+    reads, batches = [], []
+    monkeypatch.setattr(
+        "lm_plugins.cli.loading_images.read_image", lambda file: reads.append(file.name) or read_image(file)
+    )
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, x: batches.append(len(x)) or forward(self, x))
+    more = ("--method", "featureablation", "--removal", "grey", "--batch-size", "64")
+    code, _, err = explain(*more, images=[photos / "red.png", photos / "blue.png"])
+    assert code == ExitCode.DONE, err
+    assert reads == ["red.png", "blue.png"]
+    # The plain pass; Captum's own of the whole image and its four patches; eleven steps of deletion.
+    assert batches == 2 * [1, 1, 4, 11]
+
+
+def test_what_is_left_is_the_deletion_curve_of_the_audit(explain, tmp_path, photos):
+    _, out, _ = explain("--method", "featureablation", "--removal", "grey", "--json")
+    (record,) = json.loads(out)["images"]
+    with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+        attribution, pixels = (torch.from_numpy(arrays[name]) for name in ("attribution_grey", "pixels"))
+    x = (pixels - 0.5)[None] / 0.25
+    curve = deletion(as_removal("grey")(Classifier().eval()), x, attribution[None], 0, steps=10, output_is="logits")
+    assert list(record["explanations"][0]["left"].values()) == pytest.approx(curve.scores[0].tolist())
+
+
+def test_the_pixels_are_those_of_the_picture_and_the_model_is_left_alone(explain, tmp_path, photos, monkeypatch):
+    made = []
+    monkeypatch.setattr("tests.cli.small_models.classifier", lambda: made.append(Classifier()) or made[-1])
+    explain("--removal", "black", "--method", "featureablation", "--mean", "0.1,0.2,0.3")
+    picture = Preprocessing(32, 32).crop(read_image(photos / "red.png"))
+    with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+        assert np.array_equal(arrays["pixels"], np.asarray(picture, np.float32).transpose(2, 0, 1) / 255)
+    assert "pretrained_cfg" not in vars(made[0])
+
+
+def test_black_is_black_in_the_normalisation_that_was_asked_for():
+    preprocessing = Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3)
+    built = built_removals(("black", "white", "grey"), preprocessing)
+    colours = [built[name].colour(torch.nn.Identity()).value for name in ("black", "white")]
+    assert colours == [(-2.0,) * 3, (2.0,) * 3]
+    assert built["grey"] == as_removal("grey")
+
+
+def test_the_page_shows_so_many_photographs_and_says_how_many_more(explain, tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("lm_plugins.cli.explain.SHOWN", 1)
+    code, out, _ = explain("--removal", "grey", "--json", images=[photos])
+    assert code == ExitCode.DONE
+    assert len(json.loads(out)["images"]) == 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<article") == 1
+    assert "2 more were explained and are not in this page" in " ".join(page.split())
+
+
+def test_a_model_that_fails_leaves_or_talks(explain):
+    code, _, err = explain("--model", "tests.cli.small_models:Failing")
+    assert (code, "with ZeroDivisionError: no image is good enough" in err) == (ExitCode.INPUT, True)
+    code, _, err = explain("--model", "tests.cli.small_models:Leaving")
+    assert (code, "left the program with sys.exit(0)" in err) == (ExitCode.INPUT, True)
+    code, out, err = explain("--model", "tests.cli.small_models:Talkative", "--removal", "grey", "--json")
+    assert (code, "hello" in err) == (ExitCode.DONE, True)
+    assert len(json.loads(out)["images"]) == 1
+
+
+def test_memory_that_does_not_suffice_is_said(explain, monkeypatch):
+    def full(*more, **settings):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("lm_plugins.cli.explain.explained_image", full)
+    code, _, err = explain("--removal", "grey")
+    assert (code, "the memory does not suffice" in err) == (ExitCode.MEMORY, True)
 
 
 # ---- what the model returns ------------------------------------------------------------------------------------------

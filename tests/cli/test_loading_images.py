@@ -2,7 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lm_plugins.cli.loading_images import find_images, read_image
+from lm_plugins.cli.decoding import read_image
+from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.errors import ImageFileError, OptionError
 

@@ -1,5 +1,6 @@
 import os
 import pickle
+import sys
 
 import pytest
 import torch
@@ -32,6 +33,17 @@ def test_a_factory_in_the_current_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [one for one in __import__("sys").path if one])
     assert isinstance(load_model("my_nets_for_test:net").module, torch.nn.Identity)
+    assert sys.path[-1] == str(tmp_path)  # last: it stands in for no package that is installed
+
+
+def test_a_module_that_leaves_or_cannot_be_read_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "leaves_for_test.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "syntax_for_test.py").write_text("def f(:\n")
+    for name, error in (("leaves_for_test", "SystemExit"), ("syntax_for_test", "SyntaxError")):
+        with pytest.raises(ModelLoadingError, match=f"failed with {error}"):
+            load_model(f"{name}:net")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -60,12 +72,15 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatc
 def test_checkpoints_that_do_not_fit(tmp_path):
     torch.save({"0.weight": torch.zeros(2, 2)}, tmp_path / "shape.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
+    torch.save({"0.weight": torch.zeros(1), 3: torch.zeros(1)}, tmp_path / "mixed.pt")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").touch()
     with pytest.raises(ModelLoadingError, match=r"(?s)does not fit the model.*size mismatch"):
         load_model(MODEL, tmp_path / "shape.pt")
-    with pytest.raises(ModelLoadingError, match="holds no state dict"):
-        load_model(MODEL, tmp_path / "list.pt")
+    for name in ("list.pt", "numbers.pt", "mixed.pt"):
+        with pytest.raises(ModelLoadingError, match="holds no state dict"):
+            load_model(MODEL, tmp_path / name)
     for name in ("text.pt", "empty.pt"):
         with pytest.raises(ModelLoadingError, match=r"is refused|cannot be read"):
             load_model(MODEL, tmp_path / name)
@@ -81,6 +96,10 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         ("tests.cli.small_models:nothing", OptionError, "no model factory.*has no attribute 'nothing'"),
         ("tests.cli.small_models:no_module", InputTypeError, "returns a torch.nn.Module, got int"),
         ("tests.cli.small_models:broken", ModelLoadingError, "failed with RuntimeError: out of glue"),
+        ("tests.cli.small_models:leaves", ModelLoadingError, "failed with SystemExit: 0"),
+        ("tests.cli.small_models:CONFIG", ModelLoadingError, "failed with TypeError: 'dict' object is not callable"),
+        ("..relative:net", OptionError, "no model factory"),
+        (".:net", OptionError, "no model factory"),
     ],
 )
 def test_a_model_that_cannot_be_had(name, error, text):
@@ -128,3 +147,12 @@ def test_timm_says_how_it_wants_its_images(tmp_path):
     assert loaded.preprocessing.size == config["input_size"][-1]
     with pytest.raises(OptionError, match="timm has no model 'mobilenetv3_smal'; did you mean"):
         load_model("timm:mobilenetv3_smal")
+
+
+def test_a_checkpoint_cut_anywhere_is_said(tmp_path):
+    torch.save(Classifier().state_dict(), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for end in range(1, len(whole), len(whole) // 12):
+        (tmp_path / "cut.pt").write_bytes(whole[:end])
+        with pytest.raises(ModelLoadingError, match=r"cut\.pt (is refused|cannot be read)"):
+            load_model(MODEL, tmp_path / "cut.pt")

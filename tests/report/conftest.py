@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lm_plugins.audit import AuditResult
+from lm_plugins.removal import as_removal
 from lm_plugins.report import (
     ExplainedImage,
     Explanation,
@@ -43,7 +44,14 @@ def examples(names=("a photograph.png",)):
     model = Classifier().eval()
     images = [torch.rand(3, 32, 32) for _ in names]
     return example_photographs(
-        model, images, names, ("grey", "layer_masking"), (0.3, 0.6), lambda x: x.clamp(0, 1), str, patch=8
+        model,
+        images,
+        names,
+        {name: as_removal(name) for name in ("grey", "layer_masking")},
+        (0.3, 0.6),
+        lambda x: x.clamp(0, 1),
+        str,
+        patch=8,
     )
 
 
