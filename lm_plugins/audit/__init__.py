@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lm_plugins.audit.alignment import alignment, top_jaccard
+from lm_plugins.audit.blurred_copy import BlurredCopy
 from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
 from lm_plugins.audit.class_hierarchy import wordnet_similarity
 from lm_plugins.audit.colour_bias import colour_bias
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MEASURES",
     "AuditResult",
+    "BlurredCopy",
     "Cost",
     "Curve",
     "Recommendation",
