@@ -15,12 +15,12 @@ from lm_plugins.attribution.capture import gradients_of
 from lm_plugins.attribution.fusion import Fusion, check_fusion, fused
 from lm_plugins.attribution.layers import layers_before_downsampling, named_layers
 from lm_plugins.attribution.normalization import is_constant, min_max
-from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
 from lm_plugins.features.output import rows_of
 from lm_plugins.features.score import OutputIs, as_probabilities, selected
+from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 

@@ -16,7 +16,7 @@ from lm_plugins.audit.cost import Cost, measured_cost
 from lm_plugins.audit.insertion_deletion import Curve, deletion, insertion
 from lm_plugins.audit.lime_explanation import lime_attribution
 from lm_plugins.audit.linearity import linearity
-from lm_plugins.audit.measures import MEASURES
+from lm_plugins.audit.measure_table import MEASURES
 from lm_plugins.audit.missingness import class_entropy, missingness
 from lm_plugins.audit.overlap import bbox, mask_l1, top_iou
 from lm_plugins.audit.pointing import energy_pointing_game, pointing_game
@@ -27,7 +27,7 @@ from lm_plugins.audit.saliency import gradient_saliency
 from lm_plugins.audit.shape_bias import salient_region, shape_leakage, swapped_quadrants
 
 if TYPE_CHECKING:
-    from lm_plugins.audit.recommendation import Recommendation, recommend
+    from lm_plugins.audit.recommendation import Recommendation, cost_of, recommend
     from lm_plugins.audit.result import AuditResult
     from lm_plugins.audit.run import run_audit
 
@@ -44,6 +44,7 @@ __all__ = [
     "coalitions_after",
     "colour_bias",
     "confidence_in_top",
+    "cost_of",
     "deletion",
     "drop_in_confidence",
     "energy_pointing_game",
@@ -75,6 +76,7 @@ __all__ = [
 _WITH_TABLES = {
     "AuditResult": "result",
     "Recommendation": "recommendation",
+    "cost_of": "recommendation",
     "recommend": "recommendation",
     "run_audit": "run",
 }

@@ -159,7 +159,7 @@ def write_figures(folder: Path, index: int, one: ExplainedImage, formats: Sequen
 
 
 def _written(file: Path, write: Callable[[Path], Any]) -> Path:
-    from lm_plugins.audit.parts import written
+    from lm_plugins.atomic_write import written
 
     written(file, write)
     return file

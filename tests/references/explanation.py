@@ -1,5 +1,6 @@
 """The methods of `lm_plugins.attribution` as they are defined: loops over images, layers, maps and steps, no batches."""
 
+import itertools
 import math
 
 import numpy as np
@@ -48,7 +49,7 @@ def otsu(values):
     """The middle of the split at which the variance between the two classes is largest, every split tried."""
     values = sorted(float(value) for value in np.asarray(values, float).ravel())
     best, threshold = -1.0, None
-    for low, high in zip(values, values[1:], strict=False):
+    for low, high in itertools.pairwise(values):
         if low == high:
             continue
         lower, upper = [one for one in values if one <= low], [one for one in values if one > low]
