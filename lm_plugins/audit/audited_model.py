@@ -75,7 +75,7 @@ class AuditedModel:
         size = self.batch_size or _BATCH_SIZE.get(x.device.type, _BATCH_SIZE_ELSEWHERE)
         parts = [
             rows_of(forward(one, mask), len(one), self.output)
-            for one, mask in zip(images.split(size), masks.split(size), strict=True)
+            for one, mask in zip(torch.split(images, size), torch.split(masks, size), strict=True)
         ]
         return torch.cat(parts)
 

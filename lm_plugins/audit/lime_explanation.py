@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.checks import check_target
+from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator
+from lm_plugins.features.score import selected
 from lm_plugins.removal import Forward, Removal, as_removal
 
 __all__ = ["lime_attribution", "lime_coalitions", "lime_coefficients"]
@@ -48,6 +49,7 @@ def lime_attribution(
     Raises:
         OptionError: There are fewer than 2 samples, or the model has no such class.
         ShapeError: `x` is not one image, or the feature mask does not fit it.
+        TrainingModeError: The model or a part of it is in training mode.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ def lime_attribution(
     References:
         Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016; Balasubramanian and Feizi, ICCV 2023: 512 samples.
     """
+    check_evaluation_mode(model, "LIME")
     forward = as_removal(removal)(model)
     return lime_coefficients(forward, x, feature_mask, target, samples, seed, batch_size, output)
 
@@ -70,7 +73,7 @@ def lime_coefficients(
     """The same as `lime_attribution`, of what a removal built from a model."""
     coalitions = lime_coalitions(int(feature_mask.max()) + 1, samples, seed)
     found = CoalitionEvaluator(forward, x, feature_mask, batch_size, output)(coalitions)
-    scores = found[(slice(None), *check_target(target, tuple(found.shape[1:])))]
+    scores = selected(found, [target] * samples)
     return _ridge(coalitions.double(), scores.detach().double().cpu(), _similarity(coalitions)).float()
 
 
@@ -97,4 +100,5 @@ def _ridge(samples: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
     inputs, values = samples - share @ samples, scores - share @ scores
     gram = inputs.T @ (weights[:, None] * inputs)
     penalty = _PENALTY * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + penalty, inputs.T @ (weights * values))
+    coefficients: Tensor = torch.linalg.solve(gram + penalty, inputs.T @ (weights * values))
+    return coefficients

@@ -91,7 +91,7 @@ class ModelAnswers:
             "names": list(self.values), "tolerance": self.tolerance, "environment": dict(self.environment),
             "dtype": str(self.image.dtype).removeprefix("torch."),
         }  # fmt: skip
-        arrays = {f"value_{i}": value.numpy() for i, value in enumerate(self.values.values())}
+        arrays: dict[str, Any] = {f"value_{i}": value.numpy() for i, value in enumerate(self.values.values())}
         with path.open("wb") as file:
             np.savez(file, image=self.image.double().numpy(), about=np.array(json.dumps(about)), **arrays)
 
@@ -109,7 +109,7 @@ class ModelAnswers:
             OptionError: The file cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 image = torch.from_numpy(file["image"]).to(getattr(torch, about["dtype"]))
                 values = {name: torch.from_numpy(file[f"value_{i}"]) for i, name in enumerate(about["names"])}

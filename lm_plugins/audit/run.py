@@ -24,7 +24,7 @@ from lm_plugins.audit.inputs import (
     without_addresses,
 )
 from lm_plugins.audit.measure_table import Plan, measures_for
-from lm_plugins.audit.measures import Measure, Number
+from lm_plugins.audit.measures import Measure, Number, Prepared
 from lm_plugins.audit.measures.missingness import similarities
 from lm_plugins.audit.missingness import ClassSimilarity
 from lm_plugins.audit.model_answers import ModelAnswers
@@ -144,22 +144,19 @@ def run_audit(
     first = given.image(0)
     prepared, left_out = prepared_forwards(chosen, audited, first)
     if folder is not None:
-        kept = checkpoints.answers()
-        asked = {f"{name!r}, {described[name]}": one for name, one in prepared.items()}
-        with_saliency = any(measure.needs_saliency for measure in chosen_measures)
-        image = first.x if kept is None else kept.image
-        checkpoints.confirm(kept, ModelAnswers.of(image, audited, asked, with_saliency))
+        _confirm(checkpoints, first, audited, {_text(name, described): one for name, one in prepared.items()},
+                 any(measure.needs_saliency for measure in chosen_measures))  # fmt: skip
     rows: list[Row] = []
     with progress_bar(len(given) * len(chosen_measures) * len(prepared), "audit", progress) as done:
         for image in map(given.image, range(len(given))):
             for measure in chosen_measures:
                 groups = [list(prepared)] if measure.together else [[name] for name in prepared]
                 for group in groups:
-                    key = _key(measure, image, [f"{name!r}, {described[name]}" for name in group])
+                    key = _key(measure, image, [_text(name, described) for name in group])
                     found = checkpoints.load(*key)
                     if found is None:
-                        numbers = measure(image, {name: prepared[name] for name in group})
-                        found = [_row(number, measure, image, seed) for number in numbers]
+                        measured = measure(image, {name: prepared[name] for name in group})
+                        found = [_row(number, measure, image, seed) for number in measured]
                         checkpoints.save(found, *key)
                         done(len(group))
                     else:
@@ -169,8 +166,8 @@ def run_audit(
                         numbers = [
                             Number(row["removal"], row["measure"], row["fraction"], row["value"]) for row in found
                         ]
-                        more = similarities(numbers, image.label, class_similarity, len(first.plain))
-                        rows += [_row(number, measure, image, seed) for number in more]
+                        alike = similarities(numbers, image.label, class_similarity, len(first.plain))
+                        rows += [_row(number, measure, image, seed) for number in alike]
     record = {
         **settings, "images": len(given), "labelled": given.labelled, "features": list(plan.features),
         "orders": list(plan.orders), "measures": list(dict.fromkeys(one.measure for one in chosen_measures)),
@@ -182,6 +179,20 @@ def run_audit(
     if folder is not None:
         result.save(folder)
     return result
+
+
+def _confirm(
+    checkpoints: Checkpoints, first: AuditedImage, model: AuditedModel, removals: Mapping[str, Prepared], saliency: bool
+) -> None:
+    """Refuse to go on with numbers of something that answers otherwise."""
+    kept = checkpoints.answers()
+    image = first.x if kept is None else kept.image
+    checkpoints.confirm(kept, ModelAnswers.of(image, model, removals, saliency))
+
+
+def _text(name: str, described: Mapping[str, str]) -> str:
+    """By what parts know a removal."""
+    return f"{name!r}, {described[name]}"
 
 
 def _key(measure: Measure, image: AuditedImage, removals: list[str]) -> tuple[str, ...]:
