@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_plugins.audit.audited_image import FEATURES
 from lm_plugins.audit.audited_model import AuditedModel
 from lm_plugins.audit.measures import Prepared
 from lm_plugins.audit.removal_order import coalitions_after, removal_order
 from lm_plugins.audit.saliency import gradient_saliency
 from lm_plugins.errors import LMPluginsError, OptionError
-from lm_plugins.features import visible_from
+from lm_plugins.features import grid, visible_from
 
 __all__ = ["ModelAnswers", "changed_answers"]
 
@@ -68,7 +67,7 @@ class ModelAnswers:
             if with_saliency:
                 target = int(plain[0].argmax())
                 values["the gradient of the model"] = gradient_saliency(model.model, x, target, model.output)
-            feature_mask = FEATURES["patches"](x[0])
+            feature_mask = grid((x.shape[2], x.shape[3]), max(1, round(min(x.shape[2:]) / 14)))
             half = coalitions_after(removal_order(feature_mask, "random", seed=0), [0.5])
             visible = visible_from(half, feature_mask).to(x.device)
             for name, prepared in removals.items():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_plugins.audit import AuditResult, run_audit
+from lm_plugins.audit.audited_image import FEATURES
 from lm_plugins.audit.model_answers import ModelAnswers, changed_answers
 from lm_plugins.errors import OptionError
 from lm_plugins.features import grid
@@ -144,6 +145,13 @@ def test_removals_and_orders_that_are_added_are_kept_in_mind(model, images, tmp_
     for name in ("a", "b"):
         with pytest.raises(OptionError, match=f"the removal '{name}'"):
             run_audit(model, images, out=tmp_path, **{**SMALL, "removals": {name: closure(2.0)}})
+
+
+def test_features_that_are_cut_otherwise_are_measured_anew(model, images, tmp_path, monkeypatch):
+    asked = {**SMALL, "features": ("patches",)}
+    run_audit(model, images, out=tmp_path, **asked)
+    monkeypatch.setitem(FEATURES, "patches", lambda image: grid(tuple(image.shape[1:]), 8))
+    same(run_audit(model, images, out=tmp_path, **asked), run_audit(model, images, **asked))
 
 
 def test_other_images_first_are_no_reason_to_stop(model, images, tmp_path):
