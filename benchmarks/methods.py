@@ -30,6 +30,7 @@ from tqdm import tqdm
 import lm_plugins as lm
 from lm_plugins.attribution import RISE, SISE, AdaSISE, IntegratedGradCam, layers_before_downsampling
 from lm_plugins.audit import (
+    BlurredCopy,
     bbox,
     confidence_in_top,
     deletion,
@@ -94,6 +95,9 @@ def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, E
         "integrated grad-cam": integrated,
         "sise": partial(ours, SISE, removal=black),
         "ada-sise": partial(ours, AdaSISE, removal=black),
+        "sise, otsu factor 1.5": partial(ours, SISE, removal=black, otsu_factor=1.5),
+        "ada-sise, otsu factor 1.5": partial(ours, AdaSISE, removal=black, otsu_factor=1.5),
+        "ada-sise, simple fusion": partial(ours, AdaSISE, removal=black, fusion="simple"),
         "ada-sise, hard fusion": partial(ours, AdaSISE, removal=black, fusion="hard"),
         "ada-sise, layer masking": partial(ours, AdaSISE, removal=None),
         "rise": rise,
@@ -143,8 +147,11 @@ def measured(
             before, after = confidence_in_top(forward, x, attribution, target, share=share, output_is="logits")
             row[f"drop, {about}"] = float(drop_in_confidence(before, after))
             row[f"increase, {about}"] = float(increase_in_confidence(before, after))
-    forward = as_removal("grey")(subject.model)
-    for name, curve in (("deletion", deletion), ("insertion", insertion)):
+    grey, blurred = as_removal("grey")(subject.model), BlurredCopy()(subject.model)
+    curves = {
+        "deletion": (deletion, grey), "insertion": (insertion, grey), "insertion, blurred copy": (insertion, blurred)
+    }  # fmt: skip
+    for name, (curve, forward) in curves.items():
         if name not in known:
             row[name] = float(curve(forward, x, attribution, target, steps, output_is="logits", batch_size=8).auc)
     if region is not None and "mIoU" not in known:
@@ -152,6 +159,18 @@ def measured(
         row["mIoU"] = 100 * float(top_iou(attribution, region))
         row["bbox"] = 100 * float(bbox(attribution, region))
     return row
+
+
+def kept_rows(store: Path, about: Row) -> list[Row]:
+    """What an earlier run measured, if it is about the same model and settings; an error says what is other."""
+    if not store.exists():
+        return []
+    kept = json.loads(store.read_text())
+    other = [f"{key} was {kept['about'].get(key)}, is {value}" for key, value in about.items()
+             if kept["about"].get(key) != value]  # fmt: skip
+    if other:
+        raise SystemExit(f"{store.parent} holds other numbers ({'; '.join(other)}): take another folder with --out.")
+    return list(kept["rows"])
 
 
 def boxes_from(file: Path | None, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -166,17 +185,19 @@ def boxes_from(file: Path | None, size: tuple[int, int]) -> dict[str, Tensor]:
 
 
 def table(rows: list[Row]) -> str:
-    """A Markdown table: a line for each method, means over images."""
+    """A Markdown table: a line for each method, means over images; of seconds medians."""
     kinds = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("image", "method")]
     lines = ["| method | images | " + " | ".join(_heading(name) for name in kinds) + " |"]
     lines += ["|---|---|" + "---|" * len(kinds)]
     for method in dict.fromkeys(row["method"] for row in rows):
         part = [row for row in rows if row["method"] == method]
-        digits = {"deletion": 3, "insertion": 3, "passes": 0}
+        digits = {"deletion": 3, "insertion": 3, "insertion, blurred copy": 3, "passes": 0}
         cells = []
         for name in kinds:
             values = [float(row[name]) for row in part if name in row]  # type: ignore[arg-type]
-            mean = f"{np.mean(values):.{digits.get(name, 1)}f}" if values else ""
+            # On a shared machine single times are far off.
+            middle = np.median if name == "seconds" else np.mean
+            mean = f"{middle(values):.{digits.get(name, 1)}f}" if values else ""
             cells.append(mean if len(values) in (0, len(part)) else f"{mean} ({len(values)})")
         lines += [f"| {method} | {len(part)} | " + " | ".join(cells) + " |"]
     return "\n".join(lines) + "\n"
@@ -187,7 +208,13 @@ def _heading(kind: str) -> str:
         what, removal, share = kind.split(", ")
         masked = ", masked" if removal == "layer_masking" else ""
         return f"{what} %, {float(share):.0%}{masked} {'↓' if what == 'drop' else '↑'}"
-    return {"deletion": "deletion ↓", "insertion": "insertion ↑", "passes": "forward passes"}.get(kind, kind)
+    return {
+        "deletion": "deletion, grey ↓",
+        "insertion": "insertion, grey ↑",
+        "insertion, blurred copy": "insertion, blurred copy ↑",
+        "passes": "images run",
+        "seconds": "seconds, median",
+    }.get(kind, kind)
 
 
 def figure(subject: Subject, images: dict[str, Tensor], maps: dict[str, dict[str, Tensor]], file: Path) -> None:
@@ -237,8 +264,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     (options.out / "maps").mkdir(parents=True, exist_ok=True)
     store = options.out / "methods.json"
-    rows: list[Row] = json.loads(store.read_text())["rows"] if store.exists() else []
-
     subject = load(options.model)
     subject.model.to(memory_format=torch.channels_last)
     every, _ = images_from(options.images)
@@ -253,6 +278,12 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown:
         raise SystemExit(f"unknown methods {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     boxes = boxes_from(options.boxes, (first.shape[2], first.shape[3]))
+    with torch.no_grad():
+        answer = subject.model(first)[0, :8].tolist()
+    about = {"model": subject.name, "layers": layers, "masks of rise": options.masks, "steps": options.steps,
+             "answer": [round(one, 2) for one in answer],
+             "torch": torch.__version__, "lm_plugins": lm.__version__, "machine": platform.machine()}  # fmt: skip
+    rows = kept_rows(store, about)
     maps: dict[str, dict[str, Tensor]] = {}
     by_key = {(row["image"], row["method"]): row for row in rows}
     for i, (key, x) in enumerate(tqdm(images.items(), desc=subject.name)):
@@ -273,8 +304,6 @@ def main(arguments: list[str] | None = None) -> None:
             row |= measured(subject, x, target, attribution, region, options.steps, options.shares, row)
             if i < options.drawn:
                 maps.setdefault(key, {})[name] = _spread(attribution)
-        about = {"model": subject.name, "layers": layers, "masks of rise": options.masks, "steps": options.steps,
-                 "torch": torch.__version__, "lm_plugins": lm.__version__, "machine": platform.machine()}  # fmt: skip
         store.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
     text = table(rows)
     (options.out / "methods.md").write_text(text)

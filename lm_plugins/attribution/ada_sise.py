@@ -28,8 +28,9 @@ class AdaSISE(SISE):
     References:
         Sudhakar et al., "Ada-SISE: adaptive semantic input sampling for efficient explanation of convolutional neural
         networks", ICASSP 2021, arXiv 2102.07799. No official code is known; where the re-implementations differ, we take
-        a strict ``>``, a histogram of 256 bins of floats between the smallest and the largest value (scikit-image's Otsu),
-        the map of the largest gradient where there is nothing to separate, and SISE's division by the size of the mask.
+        a strict ``>``, Otsu's threshold of the numbers themselves (a histogram of 256 bins, as they have it, kept one map
+        too many in half of the layers that we looked at), the map of the largest gradient where there is nothing to
+        separate, and SISE's division by the size of the mask.
     """
 
     def _selected(self, weights: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from captum.attr import PerturbationAttribution
 from torch import Tensor
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
-from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
 from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted
 from lm_plugins.features.score import selected
+from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 

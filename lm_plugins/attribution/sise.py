@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor, nn
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.capture import gradients_of
-from lm_plugins.attribution.fusion import Fusion, fused
+from lm_plugins.attribution.fusion import Fusion, check_fusion, fused
 from lm_plugins.attribution.layers import layers_before_downsampling, named_layers
 from lm_plugins.attribution.normalization import is_constant, min_max
-from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
 from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
+from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
 
@@ -31,8 +32,8 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
 
     1. *Layers*: the last of every convolutional block (`layers_before_downsampling`).
     2. *Selection*: with the mean gradient :math:`\alpha_k` of the target's score with respect to map :math:`A_k` and
-       :math:`\beta = \max_k \alpha_k`, keep the maps with :math:`\alpha_k > \mu \beta`. Up-sampled bilinearly to the size
-       of the image and spread over [0, 1], they are the attribution masks :math:`m_k`.
+       :math:`\beta = \max_k \alpha_k`, keep the maps with :math:`\alpha_k > \mu \beta`. Rectified, up-sampled bilinearly to
+       the size of the image and spread over [0, 1], they are the attribution masks :math:`m_k`.
     3. *Sampling*: :math:`V_l(\lambda) = \sum_k \Psi(I \odot m_k) \, m_k(\lambda) / \sum_{\lambda'} m_k(\lambda')` with the
        probability :math:`\Psi` of the target; spread over [0, 1].
     4. *Fusion*: `fused`, from shallow to deep.
@@ -48,9 +49,16 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             ``"black"`` is black in pixel values; the published code multiplies preprocessed images, where 0 is the mean
             colour of the data set with many models: ``"grey"`` here.
         mu: :math:`\mu`, in [0, 1): 0 keeps every map with a positive gradient, as published.
-        fusion: ``"soft"`` (default) or ``"hard"``. The published formula has a hard mask, the course code of the authors'
-            group a soft one. Soft keeps the order of pixels below the threshold, and scores a little better in our benchmark.
+        fusion: ``"soft"`` (default), ``"hard"`` or ``"simple"``; see `fused`. The published formula has a hard mask, the
+            course code of the authors' group a soft one. Soft keeps the order of pixels below the threshold, and scores a
+            little better in our benchmark.
         temperature: Steepness of the soft fusion.
+        otsu_factor: What Otsu's threshold is multiplied by where little lies above the product; see `fused`. 1 as the
+            formula is published, 1.5 as in the course code.
+        weight: Of what the shallower layers gave, from 0 to 2; see `fused`.
+        rectify: Take the positive part of each map before it becomes a mask. A map behind a ReLU stays as it is, as in
+            the published networks. What comes before a down-sampling in a DenseNet or ConvNeXt has negative values as
+            well; spread over [0, 1] without this, most of such a map is grey, and its mask shows half of everything.
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. What is credited is then the visible
             region that was scored, not the soft mask. One run for each; the three of the default kept more confidence
             under layer masking than any one of them.
@@ -85,7 +93,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         Sattarzadeh et al., "Explaining convolutional neural networks through attribution-based input sampling and
         block-wise feature aggregation", AAAI 2021, arXiv 2010.00672. No official code is known. We choose: no epsilon in the
         normalisations; maps and layers that are constant, and layers without a positive gradient, are left out; Otsu's
-        threshold is scikit-image's, without the factor of 1.5 that the course code sometimes applies to it.
+        threshold is exact, where the course code has 256 bins.
     """
 
     def __init__(
@@ -96,6 +104,9 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         mu: float = 0.0,
         fusion: Fusion = "soft",
         temperature: float = 100.0,
+        otsu_factor: float = 1.0,
+        weight: float = 1.0,
+        rectify: bool = True,
         thresholds: Sequence[float] = (0.1, 0.25, 0.5),
         output_is: OutputIs | None = None,
         gradient_of: Literal["probability", "output"] = "probability",
@@ -114,12 +125,13 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         if batch_size < 1:
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
         # They say what is wrong with them now rather than after the first layer.
-        fused([torch.zeros(1, 1)], fusion, temperature)
+        check_fusion(fusion, temperature, otsu_factor, weight)
         choose, word = parted(output, output_is)
         super().__init__(forward_func)
         self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._layers = None if layers is None else named_layers(forward_func, layers)
-        self._mu, self._fusion, self._temperature = mu, fusion, temperature
+        self._mu, self._rectify = mu, rectify
+        self._fused = partial(fused, how=fusion, temperature=temperature, otsu_factor=otsu_factor, weight=weight)
         self._output_is, self._gradient_of, self._output = word, gradient_of, choose
         self._normalize, self._batch_size = normalize, batch_size
 
@@ -168,6 +180,8 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         targets = targets_for(target, len(x))
         layers = named_layers(self.forward_func, self.layers_for(x, additional_forward_args))
         maps, gradients = self._captured(x, targets, additional_forward_args, layers)
+        if self._rectify:
+            maps = [one.clamp(min=0) for one in maps]
         # Bool (N, K) for each layer.
         chosen = [
             torch.stack(
@@ -187,7 +201,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
                         skipped[name] = skipped.get(name, 0) + 1
                     else:
                         images.append(min_max(value))
-                results.append(fused(images, self._fusion, self._temperature) if images else torch.zeros_like(x[i, 0]))
+                results.append(self._fused(images) if images else torch.zeros_like(x[i, 0]))
         if skipped:
             listed = ", ".join(f"{name} ({count} of {len(x)} images)" for name, count in skipped.items())
             warnings.warn(

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lm_plugins.audit.alignment import alignment, top_jaccard
+from lm_plugins.audit.blurred_copy import BlurredCopy
 from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
 from lm_plugins.audit.class_hierarchy import wordnet_similarity
 from lm_plugins.audit.colour_bias import colour_bias
@@ -15,7 +16,7 @@ from lm_plugins.audit.cost import Cost, measured_cost
 from lm_plugins.audit.insertion_deletion import Curve, deletion, insertion
 from lm_plugins.audit.lime_explanation import lime_attribution
 from lm_plugins.audit.linearity import linearity
-from lm_plugins.audit.measures import MEASURES
+from lm_plugins.audit.measure_table import MEASURES
 from lm_plugins.audit.missingness import class_entropy, missingness
 from lm_plugins.audit.overlap import bbox, mask_l1, top_iou
 from lm_plugins.audit.pointing import energy_pointing_game, pointing_game
@@ -26,13 +27,14 @@ from lm_plugins.audit.saliency import gradient_saliency
 from lm_plugins.audit.shape_bias import salient_region, shape_leakage, swapped_quadrants
 
 if TYPE_CHECKING:
-    from lm_plugins.audit.recommendation import Recommendation, recommend
+    from lm_plugins.audit.recommendation import Recommendation, cost_of, recommend
     from lm_plugins.audit.result import AuditResult
     from lm_plugins.audit.run import run_audit
 
 __all__ = [
     "MEASURES",
     "AuditResult",
+    "BlurredCopy",
     "Cost",
     "Curve",
     "Recommendation",
@@ -42,6 +44,7 @@ __all__ = [
     "coalitions_after",
     "colour_bias",
     "confidence_in_top",
+    "cost_of",
     "deletion",
     "drop_in_confidence",
     "energy_pointing_game",
@@ -73,6 +76,7 @@ __all__ = [
 _WITH_TABLES = {
     "AuditResult": "result",
     "Recommendation": "recommendation",
+    "cost_of": "recommendation",
     "recommend": "recommendation",
     "run_audit": "run",
 }

@@ -1,14 +1,12 @@
 """Colour bias: how much an answer depends on the colour that hidden pixels happen to be painted in."""
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_plugins.errors import ShapeError
-from lm_plugins.removal import Colour, Forward, PixelColour, RandomColour, Removal
+from lm_plugins.removal import Colour, PixelColour, RandomColour, Removal
 
-__all__ = ["colour_bias", "with_colours"]
+__all__ = ["colour_bias", "is_paint", "painted"]
 
 #: In the normalised space of the model's input, about the range of photographs: grey, dark, light, and three hues.
 COLOURS = (
@@ -51,34 +49,24 @@ def colour_bias(probabilities: Tensor) -> float:
     return float(distances.mean())
 
 
-def with_colours(removal: Removal) -> list[Removal]:
-    """The same way to remove in several colours.
+def is_paint(removal: Removal) -> bool:
+    """Whether a removal paints hidden pixels in a colour that somebody chose, and could have chosen otherwise."""
+    return isinstance(removal, (Colour, PixelColour, RandomColour))
+
+
+def painted(x: Tensor, visible: Tensor) -> Tensor:
+    """An image with its hidden pixels in each of six colours.
+
+    Under a removal by paint these are the images that the model would see with that paint. Any other removal is given
+    them with the same pixels hidden, which must not matter to it: its bias is 0 if it removes.
 
     Args:
-        removal: A removal by paint gives itself in other colours. Any other is given images whose hidden pixels were
-            painted before, which must not matter to it: its bias is 0 by construction.
+        x: One image ``(1, C, H, W)``; other than three channels get the colours' channels in turn.
+        visible: Bool ``(H, W)``.
 
     Returns:
-        A removal for each of six colours.
+        ``(6, C, H, W)``.
     """
-    is_paint = isinstance(removal, (Colour, PixelColour, RandomColour))
-    return [_Painted(Colour() if is_paint else removal, colour, is_paint) for colour in COLOURS]
-
-
-@dataclass(frozen=True)
-class _Painted:
-    removal: Removal
-    colour: tuple[float, float, float]
-    is_paint: bool
-
-    def __call__(self, model: nn.Module) -> Forward:
-        forward = self.removal(model)
-
-        def painted(x: Tensor, visible: Tensor) -> object:
-            channels = x.shape[1]
-            # Other than three channels get the colour's channels in turn.
-            colour = Colour(tuple(self.colour[i % 3] for i in range(channels)))
-            values = colour.replaced(x, visible.expand(len(x), *x.shape[2:]))
-            return model(values) if self.is_paint else forward(values, visible)
-
-        return painted
+    channels = x.shape[1]
+    colours = [Colour(tuple(colour[i % 3] for i in range(channels))) for colour in COLOURS]
+    return torch.cat([colour.replaced(x, visible[None]) for colour in colours])

@@ -12,17 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import lm_plugins
-from lm_plugins.audit.jobs import Prepared
-from lm_plugins.audit.subject import (
-    FEATURES,
-    WHAT,
-    AuditedModel,
-    FeatureMaker,
-    Subject,
-    checked_image,
-    digest,
-    seed_from,
-)
+from lm_plugins.audit.audited_image import FEATURES, WHAT, AuditedImage, FeatureMaker, checked_image
+from lm_plugins.audit.audited_model import AuditedModel
+from lm_plugins.audit.digests import digest, seed_from
+from lm_plugins.audit.measures import Prepared
 from lm_plugins.audit.tables import pd
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import (
@@ -37,7 +30,7 @@ __all__ = ["Images", "check_model", "named_features", "named_removals"]
 
 
 class Images:
-    """The images, with what belongs to each of them; made into subjects one at a time."""
+    """The images, with what belongs to each of them; made into audited images one at a time."""
 
     def __init__(
         self, images: Iterable[Tensor], labels: Sequence[int | None] | Tensor | None, names: Sequence[str] | None,
@@ -70,15 +63,16 @@ class Images:
     def __len__(self) -> int:
         return len(self._images)
 
-    def pool(self, count: int, seed: int) -> tuple[Subject, ...]:
+    def pool(self, count: int, seed: int) -> tuple[AuditedImage, ...]:
         """Some images, whatever their order."""
         chosen = sorted(range(len(self)), key=lambda i: seed_from(seed, "pool", self.names[i]))[:count]
-        return tuple(self.subject(i) for i in chosen)
+        return tuple(self.image(i) for i in chosen)
 
-    def subject(self, index: int) -> Subject:
+    def image(self, index: int) -> AuditedImage:
         """The image at a place."""
         image = checked_image(self.names[index], self._images[index])
-        return Subject(self.names[index], image, self._model, self._makers, self._labels[index], self._regions[index])
+        label, region = self._labels[index], self._regions[index]
+        return AuditedImage(self.names[index], image, self._model, self._makers, label, region)
 
 
 def _names(images: Any) -> list[str]:
@@ -132,8 +126,13 @@ def named_removals(removals: Iterable[Removal | str] | Mapping[str, Removal | st
 def described_as(removal: Any) -> str:
     """The text of a removal by which parts on disk know it: without addresses, which are others the next time."""
     text = repr(removal)
-    without = re.sub(r" at 0x[0-9a-f]+", "", text)
+    without = without_addresses(text)
     return without if without == text else f"{without} {described_as(getattr(removal, '__dict__', {}))}"
+
+
+def without_addresses(text: str) -> str:
+    """A text of objects without the addresses that Python puts into it."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def named_features(features: Iterable[str] | Mapping[str, FeatureMaker]) -> dict[str, FeatureMaker]:
@@ -163,18 +162,18 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
 
 
 def prepared_forwards(
-    removals: Mapping[str, Removal], model: AuditedModel, first: Subject
+    removals: Mapping[str, Removal], model: AuditedModel, first: AuditedImage
 ) -> tuple[dict[str, Prepared], dict[str, str]]:
     """The removals that work with a model, tried on one image with a corner hidden; and why the others do not."""
-    corner = torch.ones(first.x.shape[2:], dtype=torch.int64)
-    corner[: max(1, len(corner) // 4), : max(1, corner.shape[1] // 4)] = 0
+    visible = torch.ones(1, *first.x.shape[2:], dtype=torch.bool)
+    visible[0, : max(1, visible.shape[1] // 4), : max(1, visible.shape[2] // 4)] = False
     prepared: dict[str, Prepared] = {}
     left_out: dict[str, str] = {}
     _ = first.plain  # what is wrong with the model itself is not put down to a removal
     for name, removal in removals.items():
         try:
             forward = removal(model.model)
-            model.probabilities(forward, first.x, corner, torch.tensor([[False, True]]))
+            model.answers(forward, first.x, visible)
         except LMPluginsError as error:
             left_out[name] = str(error)
         else:

@@ -48,7 +48,8 @@ def deletion(
 
     Args:
         forward: ``forward(x, visible)``, as every removal builds it from a model. RISE deletes to 0 in the space of the
-            model's input, ``as_removal("grey")(model)``, and inserts into a blurred image.
+            model's input, ``as_removal("grey")(model)``, and inserts into a blurred copy of the whole image,
+            ``BlurredCopy()(model)``.
         x: Images ``(N, C, H, W)``.
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``; channels are summed. Pixels of equal value go in reading order.
         target: A class, or one for each image.

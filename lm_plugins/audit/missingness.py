@@ -69,11 +69,26 @@ def missingness(
     if label is not None:
         measured["accuracy"] = (predicted == label).double()
     if similarity is not None:
-        measured["class_similarity"] = _similarities(predicted, before if label is None else label, similarity, classes)
+        reference = before if label is None else label
+        measured["class_similarity"] = class_similarities(predicted, reference, similarity, classes)
     return measured
 
 
-def _similarities(predicted: Tensor, reference: int, similarity: ClassSimilarity, classes: int) -> Tensor:
+def class_similarities(predicted: Tensor, reference: int, similarity: ClassSimilarity, classes: int) -> Tensor:
+    """How much alike predicted classes and a class are.
+
+    Args:
+        predicted: Class indices ``(K,)``.
+        reference: A class index.
+        similarity: Of classes.
+        classes: How many there are.
+
+    Returns:
+        Float64 ``(K,)``.
+
+    Raises:
+        ShapeError: The matrix is not ``(classes, classes)``.
+    """
     if not isinstance(similarity, Tensor):
         values = [float(similarity(one, reference)) for one in predicted.tolist()]
         return torch.tensor(values, dtype=torch.float64)

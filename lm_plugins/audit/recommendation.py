@@ -6,8 +6,19 @@ from typing import Any
 
 from lm_plugins.audit.bootstrap import mean_interval
 from lm_plugins.audit.tables import pd
+from lm_plugins.removal import (
+    Blur,
+    Colour,
+    ImageMean,
+    Inpainting,
+    LayerMasking,
+    NoisyLinear,
+    PixelColour,
+    RandomColour,
+    Removal,
+)
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["Recommendation", "cost_of", "recommend"]
 
 #: Scores that differ by no more count as equal: one image of a hundred.
 TIE = 0.01
@@ -15,17 +26,10 @@ TIE = 0.01
 #: A removal whose answer moves by more (total variation) when hidden pixels change does not remove.
 SEES_HIDDEN = 1e-3
 
-#: Removals from cheap to expensive on a CPU, by class; others come last.
-_CHEAP_FIRST = (
-    "Colour",
-    "PixelColour",
-    "RandomColour",
-    "ImageMean",
-    "Blur",
-    "LayerMasking",
-    "Inpainting",
-    "NoisyLinear",
-)
+#: Removals from cheap to expensive on a CPU; those of the user's own come last.
+_CHEAP_FIRST: tuple[type, ...] = (
+    Colour, PixelColour, RandomColour, ImageMean, Blur, LayerMasking, Inpainting, NoisyLinear
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,26 @@ class Recommendation:
         return asdict(self)
 
 
-def recommend(table: pd.DataFrame, removals: Mapping[str, str] | None = None) -> Recommendation:
+def cost_of(removal: Removal) -> int:
+    """The place of a removal in the order from cheap to expensive on a CPU.
+
+    Args:
+        removal: A removal.
+
+    Returns:
+        0 for colours, more for what takes longer; the same, and the most, for all removals of somebody's own.
+
+    Example:
+        >>> from lm_plugins.audit import cost_of
+        >>> from lm_plugins.removal import Blur, Colour, LayerMasking
+        >>> cost_of(Colour()) < cost_of(Blur()) < cost_of(LayerMasking()) < cost_of(lambda model: model)
+        True
+    """
+    ranks = (rank for rank, kind in enumerate(_CHEAP_FIRST) if isinstance(removal, kind))
+    return next(ranks, len(_CHEAP_FIRST))
+
+
+def recommend(table: pd.DataFrame, costs: Mapping[str, int] | None = None) -> Recommendation:
     r"""Recommend a removal from the table of an audit.
 
     The score of a removal is the mean of ``agreement`` over images, removed fractions above 0 and kinds of features, with
@@ -64,8 +87,7 @@ def recommend(table: pd.DataFrame, removals: Mapping[str, str] | None = None) ->
 
     Args:
         table: Of an `AuditResult`.
-        removals: What each name stands for, such as ``{"grey": "Colour(value=0.0)"}``; names that are not in it count as
-            expensive.
+        costs: Of each removal by name, as `cost_of` ranks them; names that are not in it count as expensive.
 
     Returns:
         The recommendation, with None as the removal where nothing was measured that could tell.
@@ -88,13 +110,8 @@ def recommend(table: pd.DataFrame, removals: Mapping[str, str] | None = None) ->
         return Recommendation(None, f"The answers of {_listed(cheats)} depend on hidden pixels: none removes.", ranked)
     best = float(eligible.max())
     equal = [str(name) for name in eligible.index if float(eligible[name]) >= best - TIE]
-    winner = min(equal, key=lambda name: (_cost(name, removals), -ranked[name], name))
+    winner = min(equal, key=lambda name: ((costs or {}).get(name, len(_CHEAP_FIRST)), -ranked[name], name))
     return Recommendation(winner, _reason(winner, equal, eligible, images, cheats, int(table["seed"].iloc[0])), ranked)
-
-
-def _cost(name: str, removals: Mapping[str, str] | None) -> int:
-    kind = (removals or {}).get(name, "").split("(")[0]
-    return _CHEAP_FIRST.index(kind) if kind in _CHEAP_FIRST else len(_CHEAP_FIRST)
 
 
 def _reason(

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lm_plugins.atomic_write import written
 from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
 from lm_plugins.audit.missingness import class_entropy
-from lm_plugins.audit.parts import written
 from lm_plugins.audit.recommendation import Recommendation, recommend
 from lm_plugins.audit.tables import COLUMNS, pd
 from lm_plugins.errors import OptionError, ShapeError
@@ -66,7 +66,7 @@ class AuditResult:
     @cached_property
     def recommendation(self) -> Recommendation:
         """The removal to use with this model and such images; see `recommend`."""
-        return recommend(self.table, self.provenance.get("removals"))
+        return recommend(self.table, self.provenance.get("costs"))
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -141,6 +141,8 @@ class AuditResult:
             ) from error
         except (OSError, ValueError) as error:
             raise OptionError(f"the audit in {folder} cannot be read: {error}. Run it again.") from error
+        if not isinstance(record, dict) or not isinstance(record.get("provenance"), dict):
+            raise OptionError(f"the audit in {folder} cannot be read: audit.json has no provenance. Run it again.")
         if record.get("rows") != len(table):
             raise OptionError(
                 f"{folder} holds a table of {len(table)} rows where {record.get('rows')} are expected: its files are not of "

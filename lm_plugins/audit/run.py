@@ -7,6 +7,9 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 import lm_plugins
+from lm_plugins.audit.audited_image import AuditedImage, FeatureMaker
+from lm_plugins.audit.audited_model import AuditedModel
+from lm_plugins.audit.checkpoints import Checkpoints, Row
 from lm_plugins.audit.inputs import (
     Images,
     check_model,
@@ -18,17 +21,19 @@ from lm_plugins.audit.inputs import (
     named_removals,
     prepared_forwards,
     versions,
+    without_addresses,
 )
-from lm_plugins.audit.jobs import Job, Number
-from lm_plugins.audit.measures import Plan, jobs_for
+from lm_plugins.audit.measure_table import Plan, measures_for
+from lm_plugins.audit.measures import Measure, Number, Prepared
+from lm_plugins.audit.measures.missingness import similarities
 from lm_plugins.audit.missingness import ClassSimilarity
-from lm_plugins.audit.parts import Parts, Row
+from lm_plugins.audit.model_answers import ModelAnswers
+from lm_plugins.audit.recommendation import cost_of
 from lm_plugins.audit.removal_order import Order
 from lm_plugins.audit.result import AuditResult
-from lm_plugins.audit.subject import AuditedModel, FeatureMaker, Subject
 from lm_plugins.audit.tables import COLUMNS, pd
-from lm_plugins.errors import MissingDependencyError
 from lm_plugins.features.output import Output, OutputIs
+from lm_plugins.progress import progress as progress_bar
 from lm_plugins.removal import Removal
 
 __all__ = ["run_audit"]
@@ -71,7 +76,7 @@ def run_audit(
             by image.
         labels: The class of each image, None for those that have none. Needed for accuracy only.
         removals: Names or objects (see `lm_plugins.removal`), or a dict of them by the name to show. Parts in `out` know
-            them by their ``repr``.
+            them by that name and their ``repr``.
         features: ``"patches"`` (14 along the shorter side: 16 x 16 pixels at 224), ``"superpixels"`` (about 196 by SLIC); or
             a dict of functions ``image (C, H, W) -> feature mask (H, W)`` by name.
         orders: ``"random"``, ``"most_salient_first"``, ``"least_salient_first"``; saliency is `gradient_saliency`.
@@ -82,7 +87,8 @@ def run_audit(
         out: A folder that keeps every finished part, so that an audit that was interrupted goes on where it stopped, and the
             result. None keeps nothing.
         resume: Whether parts that are in `out` count. They are used for what is asked for now; images, removals and
-            measures may be added.
+            measures may be added. What is audited must still answer as it did: the model with and without half of the
+            patches, under each removal, on one image that `out` keeps.
         progress: Show a progress bar with an estimate of the time left.
         names: Of the images, all different; by default made from their pixels.
         provenance: Whatever shall be kept with the result, such as the command or the name of the model.
@@ -100,7 +106,7 @@ def run_audit(
     Raises:
         InputTypeError: Something is of the wrong type.
         OptionError: An option is not among the known ones, there are no images, names are not unique, labels do not match,
-            or `out` holds an audit with other settings.
+            or `out` holds an audit with other settings, or of a model or removal that answers otherwise.
         TrainingModeError: The model or a part of it is in training mode.
         UnsupportedOperatorError: No removal works with the model.
         MissingDependencyError: A measure or kind of features needs a package that is not installed.
@@ -123,40 +129,51 @@ def run_audit(
     audited = AuditedModel(model, output_is, output, batch_size)
     chosen = named_removals(removals)
     makers = named_features(features)
-    subjects = Images(images, labels, names, regions, audited, makers)
+    given = Images(images, labels, names, regions, audited, makers)
     plan = Plan(
         features=tuple(makers), orders=known(orders, get_args(Order), "an order of removal"),
-        fractions=checked_fractions(fractions), seed=seed, class_similarity=class_similarity, lime_samples=lime_samples,
-        has_regions=subjects.has_regions, pool=lambda count: subjects.pool(count, seed),
+        fractions=checked_fractions(fractions), seed=seed, lime_samples=lime_samples, has_regions=given.has_regions,
+        pool=lambda count: given.pool(count, seed),
     )  # fmt: skip
-    jobs = jobs_for(measures, plan)
+    chosen_measures = measures_for(measures, plan)
     described = {name: described_as(removal) for name, removal in chosen.items()}
     settings = {
         "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output_is": audited.output_is,
         "lime_samples": lime_samples, "lm_plugins": lm_plugins.__version__,
     }  # fmt: skip
     folder = None if out is None else Path(out)
-    parts = Parts(folder, settings, resume)
-    prepared, left_out = prepared_forwards(chosen, audited, subjects.subject(0))
+    checkpoints = Checkpoints(folder, {**settings, "modules": without_addresses(repr(model))}, resume)
+    first = given.image(0)
+    prepared, left_out = prepared_forwards(chosen, audited, first)
+    if folder is not None:
+        _confirm(checkpoints, first, audited, {_text(name, described): one for name, one in prepared.items()},
+                 any(measure.needs_saliency for measure in chosen_measures))  # fmt: skip
     rows: list[Row] = []
-    with _Bar(len(subjects) * len(jobs) * len(prepared), progress) as bar:
-        for subject in map(subjects.subject, range(len(subjects))):
-            for job in jobs:
-                groups = [list(prepared)] if job.together else [[name] for name in prepared]
+    with progress_bar(len(given) * len(chosen_measures) * len(prepared), "audit", progress) as done:
+        for image in map(given.image, range(len(given))):
+            for measure in chosen_measures:
+                groups = [list(prepared)] if measure.together else [[name] for name in prepared]
                 for group in groups:
-                    key = _key(job, subject, [described[name] for name in group])
-                    found = parts.load(*key)
+                    key = _key(measure, image, [_text(name, described) for name in group])
+                    found = checkpoints.load(*key)
                     if found is None:
-                        numbers = job(subject, {name: prepared[name] for name in group})
-                        found = [_row(number, job, subject, seed) for number in numbers]
-                        parts.save(found, *key)
-                        bar.done(len(group))
+                        measured = measure(image, {name: prepared[name] for name in group})
+                        found = [_row(number, measure, image, seed) for number in measured]
+                        checkpoints.save(found, *key)
+                        done(len(group))
                     else:
-                        bar.skip(len(group))
+                        done.skip(len(group))
                     rows += found
+                    if class_similarity is not None and measure.measure == "missingness":
+                        numbers = [
+                            Number(row["removal"], row["measure"], row["fraction"], row["value"]) for row in found
+                        ]
+                        alike = similarities(numbers, image.label, class_similarity, len(first.plain))
+                        rows += [_row(number, measure, image, seed) for number in alike]
     record = {
-        **settings, "images": len(subjects), "labelled": subjects.labelled, "features": list(plan.features),
-        "orders": list(plan.orders), "measures": list(dict.fromkeys(job.measure for job in jobs)), "removals": described,
+        **settings, "images": len(given), "labelled": given.labelled, "features": list(plan.features),
+        "orders": list(plan.orders), "measures": list(dict.fromkeys(one.measure for one in chosen_measures)),
+        "removals": described, "costs": {name: cost_of(removal) for name, removal in chosen.items()},
         "left_out": left_out, "versions": versions(), **(provenance or {}),
     }  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -166,39 +183,29 @@ def run_audit(
     return result
 
 
-def _key(job: Job, subject: Subject, removals: list[str]) -> tuple[str, ...]:
-    """All that the numbers of a part depend on, beside the settings of the audit."""
-    return (job.measure, subject.features_key(job.features), job.order, job.key, "; ".join(removals), subject.key)
+def _confirm(
+    checkpoints: Checkpoints, first: AuditedImage, model: AuditedModel, removals: Mapping[str, Prepared], saliency: bool
+) -> None:
+    """Refuse to go on with numbers of something that answers otherwise."""
+    kept = checkpoints.answers()
+    image = first.x if kept is None else kept.image
+    checkpoints.confirm(kept, ModelAnswers.of(image, model, removals, saliency))
 
 
-def _row(number: Number, job: Job, subject: Subject, seed: int) -> Row:
+def _text(name: str, described: Mapping[str, str]) -> str:
+    """By what parts know a removal."""
+    return f"{name!r}, {described[name]}"
+
+
+def _key(measure: Measure, image: AuditedImage, removals: list[str]) -> tuple[str, ...]:
+    """All that the numbers of a part depend on, beside the settings of the audit and what the model answers."""
+    return (
+        measure.measure, image.features_key(measure.features), measure.order, measure.key, "; ".join(removals), image.key
+    )  # fmt: skip
+
+
+def _row(number: Number, measure: Measure, image: AuditedImage, seed: int) -> Row:
     return {
-        "measure": number.measure, "removal": number.removal, "features": job.features, "order": job.order,
-        "fraction": number.fraction, "image": subject.name, "value": number.value, "seed": seed,
+        "measure": number.measure, "removal": number.removal, "features": measure.features, "order": measure.order,
+        "fraction": number.fraction, "image": image.name, "value": number.value, "seed": seed,
     }  # fmt: skip
-
-
-class _Bar:
-    """A tqdm bar whose estimate leaves out what was done before."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise MissingDependencyError("the audit needs tqdm: pip install 'lm_plugins[audit]'.") from error
-        self._bar: Any = tqdm(total=total, desc="audit", disable=not show)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def done(self, count: int) -> None:
-        self._bar.update(count)
-
-    def skip(self, count: int) -> None:
-        if not self._bar.disable:
-            self._bar.initial += count
-            self._bar.n += count
-            self._bar.last_print_n += count

@@ -148,8 +148,8 @@ def _is_default(name: str) -> bool:
 
 def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The result, and what the report shows besides it."""
+    from lm_plugins.atomic_write import written
     from lm_plugins.audit import run_audit
-    from lm_plugins.audit.parts import written
     from lm_plugins.report import example_photographs
 
     if options["resume"]:
@@ -282,7 +282,7 @@ def _read_extra(folder: Path) -> dict[str, Any]:
 
 
 def _write_report(result: Any, folder: Path, extra: dict[str, Any]) -> Path:
-    from lm_plugins.audit.parts import written
+    from lm_plugins.atomic_write import written
     from lm_plugins.report import Example, audit_report
 
     page = audit_report(

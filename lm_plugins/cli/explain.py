@@ -154,7 +154,7 @@ def _write_report(
     import torch
 
     import lm_plugins
-    from lm_plugins.audit.parts import written
+    from lm_plugins.atomic_write import written
     from lm_plugins.report import explanation_report
 
     method = options["method"]

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from lm_plugins.audit import deletion
-from lm_plugins.audit.parts import written
 from lm_plugins.checks import check_target
 from lm_plugins.checks.explanations import warn_of_zeros
 from lm_plugins.cli.answers import answered
@@ -157,6 +156,8 @@ def write_figures(folder: Path, index: int, one: ExplainedImage, formats: Sequen
 
 
 def _written(file: Path, write: Callable[[Path], Any]) -> Path:
+    from lm_plugins.atomic_write import written
+
     written(file, write)
     return file
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lm_plugins.checks import check_evaluation_mode, check_images
-from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
+from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features.coalition import checked_features, present_in, spread
 from lm_plugins.features.output import Output, parted, rows_of
+from lm_plugins.progress import progress
 
 __all__ = ["CoalitionEvaluator"]
 
@@ -106,7 +107,7 @@ class CoalitionEvaluator:
         present = present_in(coalitions, self._x.device)
         unique, inverse = torch.unique(present, dim=0, return_inverse=True)
         outputs: list[Tensor] = []
-        with _ProgressBar(len(unique), self._progress) as bar:
+        with progress(len(unique), "coalitions", self._progress) as done:
             start = 0
             while start < len(unique):
                 part = unique[start : start + self._batch_size]
@@ -116,7 +117,7 @@ class CoalitionEvaluator:
                     self._halve(len(part), error)
                     continue
                 start += len(part)
-                bar(len(part))
+                done(len(part))
         return torch.cat(outputs)[inverse]
 
     def _evaluate(self, visible: Tensor) -> Tensor:
@@ -136,24 +137,3 @@ class CoalitionEvaluator:
         )
         if self._x.is_cuda:
             torch.cuda.empty_cache()
-
-
-class _ProgressBar:
-    """A tqdm bar, or nothing."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar: Any = None
-        if show:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError as error:
-                raise MissingDependencyError("a progress bar needs tqdm: pip install tqdm.") from error
-
-            self._bar = tqdm(total=total, desc="coalitions")
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return (lambda count: None) if self._bar is None else self._bar.update
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -14,16 +14,20 @@ def layers_of(model, names=LAYERS):
     return [model.get_submodule(name) for name in names]
 
 
-@pytest.mark.parametrize("fusion", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("fusion", "factor", "weight"), [("soft", 1.0, 1.0), ("soft", 1.5, 0.4), ("hard", 1.5, 1.0), ("simple", 1.0, 1.6)]
+)
 @pytest.mark.parametrize(("method", "adaptive"), [(SISE, False), (AdaSISE, True)])
 @pytest.mark.parametrize("black", [0.0, -1.5])
-def test_sise(model, x, method, adaptive, fusion, black):
-    ours = method(model, removal=Colour(black), fusion=fusion, output_is="logits", batch_size=5)
+def test_sise(model, x, method, adaptive, fusion, factor, weight, black):
+    ours = method(
+        model, removal=Colour(black), fusion=fusion, otsu_factor=factor, weight=weight, output_is="logits", batch_size=5
+    )
     assert ours.layers_for(x) == LAYERS
     result = ours.attribute(x, target=[1, 3])
     for i, target in enumerate((1, 3)):
         expected, _ = explanation.sise(
-            model, layers_of(model), x[i : i + 1], target, black, adaptive=adaptive, soft=fusion == "soft"
+            model, layers_of(model), x[i : i + 1], target, black, 0.0, adaptive, fusion, factor, weight
         )
         torch.testing.assert_close(result[i, 0], expected, atol=1e-5, rtol=0)
         assert float(expected.std()) > 0.01

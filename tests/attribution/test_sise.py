@@ -2,11 +2,12 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lm_plugins.attribution import SISE, AdaSISE, SoftMasks, fused, otsu_threshold
+from lm_plugins.attribution import SISE, AdaSISE, SoftMasks, fused, named_layers, otsu_threshold
 from lm_plugins.audit import measured_cost
 from lm_plugins.errors import InputTypeError, OptionError, ProbabilityError, ShapeError, SkippedLayerWarning
 from lm_plugins.removal import Blur, Colour, LayerMasking, RandomColour
@@ -130,10 +131,68 @@ def test_fusion_by_hand():
 
 def test_otsu_is_the_textbooks():
     for seed in range(5):
-        values = torch.rand(500, generator=torch.Generator().manual_seed(seed)) ** 3
-        assert otsu_threshold(values) == pytest.approx(explanation.otsu(values.numpy()), abs=1e-6)
+        values = torch.rand(200, generator=torch.Generator().manual_seed(seed)) ** 3
+        values[50:100] = values[:50]  # equal ones stay together
+        assert otsu_threshold(values) == pytest.approx(explanation.otsu(values.numpy()), abs=1e-9)
     with pytest.raises(ShapeError, match="separates different values, got 3 equal ones"):
         otsu_threshold(torch.ones(3))
+
+
+def test_otsu_separates_neighbouring_numbers():
+    one = torch.tensor(1.0, dtype=torch.float64)
+    pair = torch.stack([one, torch.nextafter(one, 2 * one)])
+    assert (pair > otsu_threshold(pair)).tolist() == [False, True]
+
+
+def test_otsu_keeps_no_value_of_the_lower_class():
+    """A histogram puts values a little above the best split into the bin that its threshold is the centre of."""
+    values = torch.tensor([0.0, 0.1, 86.9 / 256, 0.9, 1.0])
+    counts, edges = np.histogram(values.numpy(), 256)
+    centre = (edges[86] + edges[87]) / 2
+    assert counts[86] == 1
+    assert (values > centre).sum() == 3
+    assert (values > otsu_threshold(values)).tolist() == [False] * 3 + [True] * 2
+
+
+def test_the_factor_acts_where_it_leaves_something_but_little():
+    ramp = torch.linspace(0, 1, 101)[None].double()
+    peak = ramp**20
+    for value, raised in ((ramp, False), (peak, True)):
+        plain, factor = (fused([torch.ones_like(value), value], "hard", otsu_factor=one) for one in (1.0, 1.5))
+        assert bool((factor > 0).sum() < (plain > 0).sum()) == raised
+        assert (factor > 0).any()
+    # Nothing lies above 1.5 times 0.8: the threshold stays.
+    high = torch.tensor([[0.6, 0.7, 0.9, 1.0]])
+    torch.testing.assert_close(fused([high, high], "hard", otsu_factor=1.5), fused([high, high], "hard"))
+
+
+def test_weights_and_the_simple_fusion_by_hand():
+    first, second = torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[0.0, 1.0, 0.5]])
+    torch.testing.assert_close(fused([first, second], "simple"), torch.tensor([[0.0, 1.5, 0.25]]))
+    torch.testing.assert_close(fused([first, second], "simple", weight=0.0), 2 * second**2)
+    torch.testing.assert_close(fused([first, second], "hard", weight=2.0), torch.tensor([[0.0, 1.0, 0.0]]))
+
+
+def test_negative_parts_of_maps_are_no_evidence(model, x):
+    """A layer of signed maps gives what the ReLU behind it would give."""
+    signed, behind = ["0", "4", "7"], ["1", "5", "8"]
+    scores = {"removal": "grey", "output_is": "logits"}
+    with torch.no_grad():  # maps of either sign everywhere
+        for layer in (model[0], model[7]):
+            layer.bias.zero_()
+    maps = {}
+    for names in (signed, behind):
+        sise = SISE(model, names, **scores)
+        maps[names[0]], _ = sise._captured(x, [1, 1], None, named_layers(model, names))
+    for before, after in zip(maps["0"], maps["1"], strict=True):
+        assert (before < 0).any()
+        torch.testing.assert_close(before.clamp(min=0), after)
+    kept = SISE(model, signed, rectify=False, **scores).attribute(x, target=1)
+    assert not torch.allclose(SISE(model, signed, **scores).attribute(x, target=1), kept)
+    torch.testing.assert_close(
+        SISE(model, behind, rectify=False, **scores).attribute(x, target=1),
+        SISE(model, behind, **scores).attribute(x, target=1),
+    )
 
 
 def against(model):
@@ -180,7 +239,9 @@ def test_logits_in_place_of_probabilities_are_said(model, x):
     [
         (lambda m: SISE(lambda x: m(x)), InputTypeError, "whose layers are looked at; got function"),
         (lambda m: SISE(m, mu=1.0), OptionError, r"mu is in \[0, 1\), got 1.0"),
-        (lambda m: SISE(m, fusion="mean"), OptionError, "'soft', 'hard'; got 'mean'"),
+        (lambda m: SISE(m, fusion="mean"), OptionError, "'soft', 'hard', 'simple'; got 'mean'"),
+        (lambda m: SISE(m, otsu_factor=0.5), OptionError, "otsu_factor is at least 1, got 0.5"),
+        (lambda m: SISE(m, weight=2.5), OptionError, "weight is from 0 to 2, got 2.5"),
         (lambda m: SISE(m, temperature=0), OptionError, "temperature is above 0"),
         (lambda m: SISE(m, thresholds=()), OptionError, "at least one of them"),
         (lambda m: SISE(m, thresholds=(1.0,)), OptionError, r"in \[0, 1\)"),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.audit import AuditResult, recommend, run_audit
+from lm_plugins.audit import AuditResult, cost_of, recommend, run_audit
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import grid
-from lm_plugins.removal import Blur, Colour
+from lm_plugins.removal import Blur, Colour, LayerMasking
 
 BLOCKS = {"blocks": lambda image: grid(tuple(image.shape[1:]), 4)}
-KINDS = {"grey": "Colour(value=0.0)", "blur": "Blur(sigma=8.0)", "layer_masking": "LayerMasking(options=None)"}
+COSTS = {"grey": cost_of(Colour()), "blur": cost_of(Blur()), "layer_masking": cost_of(LayerMasking())}
 
 
 def table(scores: dict[str, list[float]], measure: str = "agreement", fraction: float = 0.3) -> pd.DataFrame:
@@ -27,8 +27,8 @@ def table(scores: dict[str, list[float]], measure: str = "agreement", fraction: 
 
 @pytest.mark.parametrize("best", ["grey", "blur", "layer_masking"])
 def test_whoever_keeps_most_wins(best):
-    scores = {name: [0.9] * 10 if name == best else [0.4] * 10 for name in KINDS}
-    found = recommend(table(scores), KINDS)
+    scores = {name: [0.9] * 10 if name == best else [0.4] * 10 for name in COSTS}
+    found = recommend(table(scores), COSTS)
     assert found.removal == best
     assert next(iter(found.scores)) == best
     assert found.scores[best] == pytest.approx(0.9)
@@ -37,17 +37,17 @@ def test_whoever_keeps_most_wins(best):
 
 @pytest.mark.parametrize("ahead", [0.0, 0.009])
 def test_of_equal_ones_the_cheapest_wins(ahead):
-    found = recommend(table({"layer_masking": [0.8 + ahead], "blur": [0.8], "grey": [0.8]}), KINDS)
+    found = recommend(table({"layer_masking": [0.8 + ahead], "blur": [0.8], "grey": [0.8]}), COSTS)
     assert found.removal == "grey"
     assert "as much as with" in found.reason
     assert "cheapest of them" in found.reason
-    assert recommend(table({"layer_masking": [0.82], "grey": [0.8]}), KINDS).removal == "layer_masking"
+    assert recommend(table({"layer_masking": [0.82], "grey": [0.8]}), COSTS).removal == "layer_masking"
 
 
 def test_a_difference_that_may_be_chance_is_called_so():
-    sure = recommend(table({"layer_masking": [1.0] * 30, "grey": [0.5] * 30}), KINDS)
+    sure = recommend(table({"layer_masking": [1.0] * 30, "grey": [0.5] * 30}), COSTS)
     assert "do not settle" not in sure.reason
-    unsure = recommend(table({"layer_masking": [1.0, 0.0, 1.0, 1.0], "grey": [0.0, 1.0, 1.0, 0.0]}), KINDS)
+    unsure = recommend(table({"layer_masking": [1.0, 0.0, 1.0, 1.0], "grey": [0.0, 1.0, 1.0, 0.0]}), COSTS)
     assert unsure.removal == "layer_masking"
     assert "a difference that 4 images do not settle" in unsure.reason
 
@@ -55,7 +55,7 @@ def test_a_difference_that_may_be_chance_is_called_so():
 def test_images_weigh_the_same_and_only_fractions_above_zero_count():
     whole = table({"grey": [1.0] * 4, "blur": [1.0] * 4}, fraction=0.0)
     part = table({"grey": [0.0, 1.0, 0.0, 0.0], "blur": [1.0, 1.0, 0.0, 0.0]})
-    found = recommend(pd.concat([whole, part]), KINDS)
+    found = recommend(pd.concat([whole, part]), COSTS)
     assert found.scores == {"blur": 0.5, "grey": 0.25}
 
 

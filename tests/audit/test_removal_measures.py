@@ -31,6 +31,7 @@ from lm_plugins.audit import (
     top_jaccard,
     wordnet_similarity,
 )
+from lm_plugins.audit.lime_explanation import lime_coalitions
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
 from lm_plugins.features import grid, relabelled, visible_from
 from lm_plugins.removal import LayerMasking
@@ -221,6 +222,48 @@ def test_lime_finds_what_an_additive_model_adds(removal):
     torch.testing.assert_close(found, torch.tensor([4.0, -2.0, 1.0, 0.0]), atol=0.6, rtol=0)
     again = lime_attribution(model, removal, x, feature_mask, target=1, samples=200, batch_size=7)
     torch.testing.assert_close(again, found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("features", "samples"), [(16, 512), (16, 40), (3, 12)])
+def test_lime_fits_what_lime_fits(features, samples):
+    """The same coalitions and scores, through lime's own classes, with the settings that lime has for images."""
+    lime_base = pytest.importorskip("lime.lime_base")
+    metrics = pytest.importorskip("sklearn.metrics")
+    torch.manual_seed(features)
+    weights, products = torch.randn(features), torch.randn(features, features) / 3
+    ids = torch.arange(features).reshape(1, -1)
+
+    class Interacting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = x[:, 0, 0]
+            value = flat @ weights + torch.einsum("ni,ij,nj->n", flat, products, flat)
+            return torch.stack([-value, value], 1)
+
+    x = torch.ones(1, 1, 1, features)
+    found = lime_attribution(Interacting().eval(), "grey", x, ids, 1, samples, seed=3)
+    coalitions = lime_coalitions(features, samples, seed=3).double()
+    assert bool(coalitions[0].all())
+    assert 0.3 < float(coalitions[1:].mean()) < 0.7
+    scores = Interacting()(coalitions.float()[:, None, None]).double().numpy()
+    distances = metrics.pairwise_distances(coalitions.numpy(), coalitions[:1].numpy(), metric="cosine").ravel()
+    base = lime_base.LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / 0.25**2)), random_state=np.random.RandomState(0))
+    _, pairs, _, _ = base.explain_instance_with_data(coalitions.numpy(), scores, distances, 1, 100000)
+    expected = torch.tensor([value for _, value in sorted(pairs)]).float()
+    # The scores went through float32, and the regression adds no more than a few roundings to them.
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_lime_sees_the_whole_image_first():
+    """With two samples, the whole image and another, the fit goes through what the whole image got."""
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.clone())
+            return x.mean((2, 3))
+
+    lime_attribution(Watched().eval(), "grey", torch.ones(1, 1, 4, 4), grid((4, 4), 1), 0, samples=2)
+    assert sum(bool((one == 1).all()) for one in torch.cat(seen)) == 1
 
 
 class _Synset:

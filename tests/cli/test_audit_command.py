@@ -59,8 +59,8 @@ def test_an_audit_from_beginning_to_end(audit, tmp_path, photos):
     assert answer["skipped"] == {}
     assert {row["measure"] for row in answer["summary"]} >= {"accuracy", "agreement", "class_entropy"}
     assert files(tmp_path / "out") == {
-        "audit.json", "audit.toml", "examples.json", "report.html", "settings.json", "summary.csv", "table.csv",
-        "table.parquet",
+        "answers.npz", "audit.json", "audit.toml", "examples.json", "report.html", "settings.json", "summary.csv",
+        "table.csv", "table.parquet",
     }  # fmt: skip
     provenance = AuditResult.load(tmp_path / "out").provenance
     assert provenance["model_name"] == MODEL
@@ -137,10 +137,10 @@ def test_an_uncovered_model_goes_on_with_the_other_removals(audit, tmp_path):
 
 
 def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
-    from lm_plugins.audit import parts
+    from lm_plugins.audit import checkpoints
 
     calls = []
-    save = parts.Parts.save
+    save = checkpoints.Checkpoints.save
 
     def stop_after_two(self, rows, *key):
         if len(calls) == 2:
@@ -148,7 +148,7 @@ def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
         calls.append(key)
         save(self, rows, *key)
 
-    monkeypatch.setattr(parts.Parts, "save", stop_after_two)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", stop_after_two)
     code, _, err = audit()
     assert code == ExitCode.INTERRUPTED == 130
     assert "The same command goes on where it stopped" in err
@@ -159,7 +159,7 @@ def test_an_audit_goes_on_where_it_was_stopped(audit, tmp_path, monkeypatch):
         calls.append(key)
         save(self, rows, *key)
 
-    monkeypatch.setattr(parts.Parts, "save", count)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", count)
     code, _, _ = audit()
     assert code == ExitCode.DONE
     assert len(calls) == 6  # three images with two removals, none of them twice

@@ -1,5 +1,6 @@
 """The methods of `lm_plugins.attribution` as they are defined: loops over images, layers, maps and steps, no batches."""
 
+import itertools
 import math
 
 import numpy as np
@@ -45,36 +46,46 @@ def spread(image):
 
 
 def otsu(values):
-    """The centre of the bin at which the variance between the two classes is largest; 256 bins from low to high."""
-    values = np.asarray(values, float).ravel()
-    counts, edges = np.histogram(values, 256)
-    centres = (edges[:-1] + edges[1:]) / 2
+    """The middle of the split at which the variance between the two classes is largest, every split tried."""
+    values = sorted(float(value) for value in np.asarray(values, float).ravel())
     best, threshold = -1.0, None
-    for split in range(255):
-        left, right = counts[: split + 1], counts[split + 1 :]
-        if left.sum() == 0 or right.sum() == 0:
+    for low, high in itertools.pairwise(values):
+        if low == high:
             continue
-        means = (left * centres[: split + 1]).sum() / left.sum(), (right * centres[split + 1 :]).sum() / right.sum()
-        variance = left.sum() * right.sum() * (means[0] - means[1]) ** 2
+        lower, upper = [one for one in values if one <= low], [one for one in values if one > low]
+        means = sum(lower) / len(lower), sum(upper) / len(upper)
+        variance = len(lower) * len(upper) * (means[0] - means[1]) ** 2
         if variance > best * (1 + 1e-12):
-            best, threshold = variance, centres[split]
+            best, threshold = variance, (low + high) / 2
     return threshold
 
 
-def sise(model, layers, x, target, black=0.0, mu=0.0, adaptive=False, soft=True):
+def gate(value, how, factor):
+    """What a layer lets through, pixel by pixel."""
+    if how == "simple":
+        return value
+    threshold = otsu(value.numpy())
+    above = [float(one) for one in value.flatten() if one > factor * threshold]
+    if 0 < len(above) < 0.1 * value.numel():
+        threshold *= factor
+    difference = value - threshold
+    return 1 / (1 + torch.exp(-100 * difference)) if how == "soft" else (difference > 0).double()
+
+
+def sise(model, layers, x, target, black=0.0, mu=0.0, adaptive=False, how="soft", factor=1.0, weight=1.0):
     """One image (1, C, H, W), a model of logits, layers from shallow to deep: (H, W) in [0, 1]."""
     result, passes = None, 0
     for layer in layers:
         maps, gradients = maps_and_gradients(model, layer, x, lambda output: output.softmax(1)[0, target])
-        weights = [float(one.mean()) for one in gradients]
-        largest = max(weights)
-        kept = [k for k, weight in enumerate(weights) if weight > mu * largest and weight > 0]
+        slopes = [float(one.mean()) for one in gradients]
+        largest = max(slopes)
+        kept = [k for k, slope in enumerate(slopes) if slope > mu * largest and slope > 0]
         if adaptive and kept:
-            threshold = otsu([weights[k] / largest for k in kept])
-            kept = [k for k in kept if weights[k] / largest > threshold]
+            threshold = otsu([slopes[k] / largest for k in kept])
+            kept = [k for k in kept if slopes[k] / largest > threshold]
         value = torch.zeros(x.shape[2:], dtype=torch.float64)
         for k in kept:
-            mask = spread(resized(maps[k], x.shape[2:]))
+            mask = spread(resized(maps[k].clamp(min=0), x.shape[2:]))
             if float(mask.max()) == 0:
                 continue
             with torch.no_grad():
@@ -87,8 +98,7 @@ def sise(model, layers, x, target, black=0.0, mu=0.0, adaptive=False, soft=True)
         if result is None:
             result = value
             continue
-        above = value - otsu(value.numpy())
-        result = (result + value) * (1 / (1 + torch.exp(-100 * above)) if soft else (above > 0).double())
+        result = (weight * result + (2 - weight) * value) * gate(value, how, factor)
     return spread(result), passes
 
 

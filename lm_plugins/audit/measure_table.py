@@ -1,17 +1,25 @@
-"""The measures of an audit by name. A further one is a `Job`, and a line in the table."""
+"""The measures of an audit by name. A further one is a `Measure`, and a line in the table."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lm_plugins.audit.jobs import ColourBias, HiddenPixels, Job, Missingness
-from lm_plugins.audit.lime_jobs import LimeQuality, RankAgreement
-from lm_plugins.audit.missingness import ClassSimilarity
-from lm_plugins.audit.shape_jobs import HOSTS, Linearity, ShapeBias, ShapeLeakage
-from lm_plugins.audit.subject import OBJECT, Subject
+from lm_plugins.audit.audited_image import OBJECT, AuditedImage
+from lm_plugins.audit.measures import (
+    ColourBias,
+    HiddenPixels,
+    LimeQuality,
+    Linearity,
+    Measure,
+    Missingness,
+    RankAgreement,
+    ShapeBias,
+    ShapeLeakage,
+)
+from lm_plugins.audit.measures.shape import HOSTS
 from lm_plugins.errors import OptionError
 
-__all__ = ["MEASURES", "Plan", "jobs_for"]
+__all__ = ["MEASURES", "Plan", "measures_for"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,9 @@ class Plan:
     orders: tuple[Any, ...]
     fractions: tuple[float, ...]
     seed: int
-    class_similarity: ClassSimilarity | None
     lime_samples: int
     has_regions: bool
-    pool: Callable[[int], tuple[Subject, ...]]
+    pool: Callable[[int], tuple[AuditedImage, ...]]
 
     @property
     def regions_from(self) -> str:
@@ -38,44 +45,42 @@ class Plan:
         return "superpixels" if "superpixels" in self.features else self.features[0]
 
 
-def _missingness(plan: Plan) -> list[Job]:
+def _missingness(plan: Plan) -> list[Measure]:
     return [
-        Missingness(features, order, plan.fractions, plan.seed, plan.class_similarity)
-        for features in plan.features
-        for order in plan.orders
+        Missingness(features, order, plan.fractions, plan.seed) for features in plan.features for order in plan.orders
     ]
 
 
-def _hidden_pixels(plan: Plan) -> list[Job]:
+def _hidden_pixels(plan: Plan) -> list[Measure]:
     return [HiddenPixels(plan.features[0], plan.seed)]
 
 
-def _colour_bias(plan: Plan) -> list[Job]:
+def _colour_bias(plan: Plan) -> list[Measure]:
     return [ColourBias(features, plan.seed) for features in plan.features]
 
 
-def _shape_bias(plan: Plan) -> list[Job]:
+def _shape_bias(plan: Plan) -> list[Measure]:
     return [ShapeBias(plan.regions_from)]
 
 
-def _shape_leakage(plan: Plan) -> list[Job]:
+def _shape_leakage(plan: Plan) -> list[Measure]:
     return [ShapeLeakage(plan.regions_from, plan.pool(2 * HOSTS))]
 
 
-def _linearity(plan: Plan) -> list[Job]:
+def _linearity(plan: Plan) -> list[Measure]:
     return [Linearity(features, plan.seed) for features in plan.features]
 
 
-def _lime(plan: Plan) -> list[Job]:
+def _lime(plan: Plan) -> list[Measure]:
     return [LimeQuality(features, plan.lime_samples, plan.seed) for features in plan.features]
 
 
-def _rank_agreement(plan: Plan) -> list[Job]:
+def _rank_agreement(plan: Plan) -> list[Measure]:
     return [RankAgreement(features, plan.lime_samples, plan.seed) for features in plan.features]
 
 
 #: What each name of ``measures=`` runs.
-MEASURES: dict[str, Callable[[Plan], list[Job]]] = {
+MEASURES: dict[str, Callable[[Plan], list[Measure]]] = {
     "missingness": _missingness,
     "hidden_pixels": _hidden_pixels,
     "colour_bias": _colour_bias,
@@ -87,15 +92,15 @@ MEASURES: dict[str, Callable[[Plan], list[Job]]] = {
 }
 
 
-def jobs_for(measures: Iterable[str], plan: Plan) -> list[Job]:
-    """The jobs of some measures.
+def measures_for(measures: Iterable[str], plan: Plan) -> list[Measure]:
+    """The measures that some names stand for.
 
     Args:
         measures: Keys of `MEASURES`.
         plan: What is asked for.
 
     Returns:
-        The jobs, to be run for each image.
+        A list; each is to be run for every image.
 
     Raises:
         OptionError: An unknown measure, or none.
@@ -104,4 +109,4 @@ def jobs_for(measures: Iterable[str], plan: Plan) -> list[Job]:
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
         raise OptionError(f"measures are some of {', '.join(MEASURES)}; got {', '.join(map(str, unknown)) or 'none'}.")
-    return [job for name in names for job in MEASURES[name](plan)]
+    return [measure for name in names for measure in MEASURES[name](plan)]

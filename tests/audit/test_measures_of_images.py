@@ -70,6 +70,73 @@ def test_alignment_with_the_object():
     assert values(aligned, "lime_jaccard") == [1.0]
 
 
+@pytest.mark.parametrize("measure", ["lime", "rank_agreement", "shape_bias", "shape_leakage"])
+def test_explanations_and_shapes_are_of_what_is_predicted_right(measure):
+    """Of six images, three of class 1 have the right label, one has another, and two of class 0 have none."""
+    torch.manual_seed(0)
+    bright, dark = 1 + torch.rand(4, 3, 8, 8) / 9, torch.rand(2, 3, 8, 8) / 9
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[:4, :4] = True
+    result = run_audit(
+        Quarters((4.0, 3.0, 2.0, 1.0), -4.0).eval(), torch.cat([bright, dark]).mean(1, keepdim=True),
+        labels=[1, 1, 0, 1, None, None], regions=[region] * 6, names=list("abcdef"), removals=("grey", "layer_masking"),
+        features=QUARTERS, orders=("random",), measures=(measure,), lime_samples=20, progress=False,
+    )  # fmt: skip
+    assert sorted(result.table["image"].unique()) == ["a", "b", "d", "e", "f"]
+
+
+def test_leakage_goes_into_images_of_other_labels():
+    """A host whose label is the class of the object is none, whatever the model says about it."""
+    model = Quarters((-4.0, 0.0, 0.0, 0.0), 1.0)
+    of_class_1 = torch.ones(1, 1, 8, 8)
+    of_class_1[:, :, :4, :4] = 0
+    images = torch.cat([of_class_1, torch.ones(1, 1, 8, 8)])
+    hole = torch.zeros(8, 8, dtype=torch.bool)
+    hole[:4, :4] = True
+    settings = {"regions": [hole, None], "names": ["object", "other"]}
+    assert values(audited(model, images, "shape_leakage", labels=[1, 0], **settings), "shape_leakage")
+    assert not values(audited(model, images, "shape_leakage", labels=[1, 1], **settings), "shape_leakage")
+
+
+class Counted(Quarters):
+    """Counts its calls, and the images in the largest one."""
+
+    calls, largest = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.largest = self.calls + 1, max(self.largest, len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("measure", "removal", "images", "batch"),
+    [
+        ("hidden_pixels", "grey", 1, 2), ("colour_bias", "grey", 1, 6), ("colour_bias", "blur", 1, 6),
+        ("shape_bias", "grey", 1, 2), ("shape_leakage", "grey", 3, 4),
+    ],
+)  # fmt: skip
+def test_what_one_image_is_asked_goes_through_the_model_at_once(measure, removal, images, batch):
+    torch.manual_seed(0)
+    model = Counted((4.0, 3.0, 2.0, 1.0), -4.0).eval()
+    x = torch.cat([1 + torch.rand(1, 1, 8, 8), -torch.rand(images - 1, 1, 8, 8)])
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[:4, :4] = True
+    asked = {
+        "regions": [region, *[None] * (images - 1)], "removals": (removal,), "features": QUARTERS, "orders": ("random",),
+        "measures": (measure,), "progress": False, "names": list("abc")[:images],
+    }  # fmt: skip
+    found = run_audit(model, x, **asked)
+    assert model.largest == batch
+    together = model.calls
+    model.calls = 0
+    single = run_audit(model, x, batch_size=1, **asked)
+    assert model.calls > together
+    assert len(found.table)
+    torch.testing.assert_close(
+        torch.tensor(found.table["value"]), torch.tensor(single.table["value"]), atol=1e-6, rtol=0
+    )
+
+
 def test_sums_of_quarters_are_linear():
     result = audited(Quarters((4.0, -3.0, 0.5, 1.0), -1.0), torch.rand(3, 1, 8, 8), "linearity")
     assert values(result, "linearity_cosine") == pytest.approx([1.0] * 3)

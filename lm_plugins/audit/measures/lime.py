@@ -1,4 +1,4 @@
-"""What is run for each image: explanations by LIME under each removal, judged and compared."""
+"""Explanations by LIME under each removal, judged and compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lm_plugins.audit.alignment import alignment, top_features, top_jaccard
-from lm_plugins.audit.jobs import NO_FRACTION, Number, Prepared
-from lm_plugins.audit.lime_explanation import lime_attribution
+from lm_plugins.audit.audited_image import AuditedImage
+from lm_plugins.audit.lime_explanation import lime_coefficients
+from lm_plugins.audit.measures.measure import NO_FRACTION, Number, Prepared
 from lm_plugins.audit.rank_agreement import rank_agreement
-from lm_plugins.audit.subject import Subject
 from lm_plugins.removal import as_removal
 
 __all__ = ["LimeQuality", "RankAgreement"]
@@ -18,32 +18,34 @@ __all__ = ["LimeQuality", "RankAgreement"]
 
 @dataclass(frozen=True)
 class _WithLime:
+    """What the measures of explanations by LIME share. Only images that are predicted right are explained."""
+
     features: str
     samples: int
     seed: int
     order: str = ""
+    needs_saliency: bool = False
 
     @property
     def key(self) -> str:
         """How many coalitions."""
         return f"{self.samples} samples"
 
-    def _attribution(self, subject: Subject, name: str, prepared: Prepared) -> Tensor:
+    def _attribution(self, image: AuditedImage, name: str, prepared: Prepared) -> Tensor:
         """Coefficients ``(F,)``; the two measures share them."""
         place = (name, self.features)
-        if place not in subject.shared:
-            subject.shared[place] = lime_attribution(
-                subject.model.model,
-                prepared.removal,
-                subject.x,
-                subject.feature_mask(self.features),
-                subject.predicted,
+        if place not in image.shared:
+            image.shared[place] = lime_coefficients(
+                prepared.forward,
+                image.x,
+                image.feature_mask(self.features),
+                image.predicted,
                 self.samples,
-                subject.seed(self.seed, self.features, "lime"),
-                subject.model.batch_size,
-                subject.model.normalised,
+                image.seed(self.seed, self.features, "lime"),
+                image.model.batch_size,
+                image.model.normalised,
             )
-        found: Tensor = subject.shared[place]
+        found: Tensor = image.shared[place]
         return found
 
 
@@ -54,22 +56,24 @@ class LimeQuality(_WithLime):
     measure: str = "lime"
     together: bool = False
 
-    def __call__(self, subject: Subject, removals: Mapping[str, Prepared]) -> list[Number]:
+    def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Explain, then judge: features are ablated by grey for all, as the paper does."""
-        feature_mask = subject.feature_mask(self.features)
-        grey = as_removal("grey")(subject.model.model)
+        if not image.is_right:
+            return []
+        feature_mask = image.feature_mask(self.features)
+        grey = as_removal("grey")(image.model.model)
         numbers = []
         for name, prepared in removals.items():
-            attribution = self._attribution(subject, name, prepared)
+            attribution = self._attribution(image, name, prepared)
             without = torch.ones(1, len(attribution), dtype=torch.bool)
             without[0, top_features(attribution)] = False
-            after = subject.model.probabilities(grey, subject.x, feature_mask, without)[0]
-            kept = float(int(after.argmax()) == subject.predicted)
+            after = image.model.probabilities(grey, image.x, feature_mask, without)[0]
+            kept = float(int(after.argmax()) == image.predicted)
             numbers.append(Number(name, "lime_ablation", NO_FRACTION, kept))
-            if subject.region is not None:
-                cosine = alignment(attribution, feature_mask, subject.region)
+            if image.region is not None:
+                cosine = alignment(attribution, feature_mask, image.region)
                 numbers.append(Number(name, "lime_alignment", NO_FRACTION, cosine))
-                jaccard = top_jaccard(attribution, feature_mask, subject.region)
+                jaccard = top_jaccard(attribution, feature_mask, image.region)
                 numbers.append(Number(name, "lime_jaccard", NO_FRACTION, jaccard))
         return numbers
 
@@ -81,9 +85,11 @@ class RankAgreement(_WithLime):
     measure: str = "rank_agreement"
     together: bool = True
 
-    def __call__(self, subject: Subject, removals: Mapping[str, Prepared]) -> list[Number]:
+    def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """The mean rank correlation of each removal with the others."""
-        maps = {name: self._attribution(subject, name, prepared) for name, prepared in removals.items()}
+        if not image.is_right:
+            return []
+        maps = {name: self._attribution(image, name, prepared) for name, prepared in removals.items()}
         numbers = []
         for name, one in maps.items():
             others = [float(rank_agreement(one, other)) for key, other in maps.items() if key != name]

@@ -1,24 +1,22 @@
 """One image under audit: what the model says about it, and its features, each computed once."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lm_plugins.audit.audited_model import AuditedModel
+from lm_plugins.audit.digests import digest, seed_from
 from lm_plugins.audit.saliency import gradient_saliency
 from lm_plugins.checks import check_finite, check_images
-from lm_plugins.errors import OptionError, ShapeError
-from lm_plugins.features import CoalitionEvaluator, grid, relabelled, superpixels
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
-from lm_plugins.removal import Forward
+from lm_plugins.errors import ShapeError
+from lm_plugins.features import grid, relabelled, superpixels
 
 #: Who asks, in messages.
 WHAT = "the audit"
 
-__all__ = ["FEATURES", "AuditedModel", "Subject", "digest", "seed_from"]
+__all__ = ["FEATURES", "OBJECT", "AuditedImage", "checked_image"]
 
 #: Makes a feature mask ``(H, W)`` of an image ``(C, H, W)``.
 FeatureMaker = Callable[[Tensor], Tensor]
@@ -41,61 +39,7 @@ OBJECT = "object"
 FEATURES: dict[str, FeatureMaker] = {"patches": _patches, "superpixels": _superpixels}
 
 
-class AuditedModel:
-    """A model with all that turns its output into probabilities."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        output_is: OutputIs | None = None,
-        output: Output | None = None,
-        batch_size: int | None = None,
-    ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise OptionError(f"batch_size is at least 1, or None for an automatic choice; got {batch_size}.")
-        self.model = model
-        self.output, self.output_is = parted(output, output_is)
-        self.is_single = False  # whether the model has one output, that of two classes
-        self.batch_size = batch_size
-        first = next(model.parameters(), None)
-        self.device = torch.device("cpu") if first is None else first.device
-
-    def outputs(self, forward: Forward, x: Tensor, feature_mask: Tensor, coalitions: Tensor) -> Tensor:
-        """What the model returns, ``(K, classes)``, for coalitions ``(K, F)`` of the features of one image."""
-        outputs = CoalitionEvaluator(forward, x, feature_mask, self.batch_size, self.output)(coalitions)
-        return outputs[:, None] if outputs.ndim == 1 else outputs
-
-    def probabilities(self, forward: Forward, x: Tensor, feature_mask: Tensor, coalitions: Tensor) -> Tensor:
-        """The same as probabilities ``(K, classes)`` on the CPU."""
-        return self._as_probabilities(self.outputs(forward, x, feature_mask, coalitions)).cpu()
-
-    def plain(self, x: Tensor) -> Tensor:
-        """Probabilities ``(classes,)`` for a whole image ``(1, C, H, W)``."""
-        with torch.inference_mode():
-            return self._as_probabilities(rows_of(self.model(x), 1, self.output))[0].cpu()
-
-    def normalised(self, result: Any) -> Tensor:
-        """Probabilities ``(N, classes)`` from what the model returned."""
-        return self._as_probabilities(result if self.output is None else self.output(result))
-
-    def _as_probabilities(self, output: Tensor) -> Tensor:
-        if output.ndim not in (1, 2):
-            raise ShapeError(
-                f"the audit needs a classifier: outputs (N, classes), got {tuple(output.shape)}; choose them with output=."
-            )
-        if self.output_is is None:
-            self.output_is = guessed(output)
-        self.is_single = output.ndim == 1 or output.shape[1] == 1
-        probabilities = as_probabilities(output, self.output_is)
-        if probabilities.ndim < 2 or probabilities.shape[1] < 2:
-            raise ShapeError(
-                "the audit compares classes, the model returns one number for each image, which is no probability: "
-                "output='single_logit' or output='probabilities' make two classes of it."
-            )
-        return probabilities
-
-
-class Subject:
+class AuditedImage:
     """One image under audit."""
 
     def __init__(
@@ -131,6 +75,11 @@ class Subject:
         """The class of the whole image by the model."""
         return int(self.plain.argmax())
 
+    @property
+    def is_right(self) -> bool:
+        """Whether the prediction is the label, as far as there is one."""
+        return self.label in (None, self.predicted)
+
     @cached_property
     def saliency(self) -> Tensor:
         """``(H, W)``: the size of the gradient for the predicted class."""
@@ -162,8 +111,8 @@ class Subject:
         return f"{self.name} {digest(self.x)} {self.label} {region}"
 
     def features_key(self, features: str) -> str:
-        """What the features of this image depend on: the name of built-in ones, the pixels of a user's."""
-        if features in FEATURES or features not in self._features:
+        """The features of this image: their name, and of which pixels they are."""
+        if features not in self._features:
             return features
         return f"{features} {digest(self.feature_mask(features))}"
 
@@ -192,15 +141,3 @@ def checked_image(name: str, image: Any) -> Tensor:
     checked: Tensor = image
     check_finite(checked[None], what)
     return checked
-
-
-def digest(tensor: Tensor) -> str:
-    """The content of a tensor in 16 letters."""
-    flat = tensor.detach().cpu().contiguous()
-    raw = flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-    return hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)} ".encode() + raw).hexdigest()[:16]
-
-
-def seed_from(*key: Any) -> int:
-    """A seed from anything that has a stable text."""
-    return int.from_bytes(hashlib.sha256("\n".join(map(str, key)).encode()).digest()[:6], "big")
