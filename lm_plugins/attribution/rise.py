@@ -11,6 +11,7 @@ from torch import Tensor
 from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.progress import progress
 from lm_plugins.attribution.soft_masks import SoftMasks
+from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
 from lm_plugins.features.score import OutputIs, as_probabilities, selected
@@ -85,6 +86,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
         self._output_is, self._batch_size = output_is, batch_size
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Tensor,
