@@ -59,9 +59,11 @@ class _Call:
             return values
         if len(self.feature_of_pixel) == 1:
             return values[..., None, self.feature_of_pixel[0]]
-        # Captum gives the outputs of an image as neighbouring rows.
-        pixels = self.feature_of_pixel.repeat_interleave(len(values) // len(self.feature_of_pixel), 0)
-        return values.gather(1, pixels.flatten(1)).reshape(pixels.shape)[:, None]
+        # Captum gives the outputs of an image as neighbouring rows, in one dimension or in several.
+        rows = values.flatten(0, -2)
+        pixels = self.feature_of_pixel.repeat_interleave(len(rows) // len(self.feature_of_pixel), 0)
+        maps = rows.gather(1, pixels.flatten(1))
+        return maps.reshape(*values.shape[:-1], 1, *pixels.shape[1:])
 
     def seen(self, output: Any) -> None:
         """Look at an output: name a class that it does not have, where Captum would say that an index is out of range."""
@@ -201,8 +203,8 @@ def image_position(tensors: tuple[Any, ...]) -> int:
     if len(images) > 1:
         raise InputTypeError(
             f"inputs has {len(images)} image tensors (N, C, H, W); pixels are removed from one: a removal is a function of "
-            "one image and its mask. Explain one and pass the others in additional_forward_args (with a function that puts the "
-            "arguments in order), or join images of one size along their channels, where one mask hides a pixel of all."
+            "one image and its mask. Explain one and pass the others in additional_forward_args (with a function that puts "
+            "the arguments in order), or join images of one size along their channels, where one mask hides a pixel of all."
         )
     return images[0]
 

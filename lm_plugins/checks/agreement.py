@@ -77,8 +77,8 @@ def explaining_mismatch(model: Any, x: Tensor) -> Iterator[None]:
         if "channels" in str(error) and taken and x.ndim == 4 and x.shape[1] not in taken:
             raise ShapeError(
                 f"the images have {x.shape[1]} channels, (N, C, H, W) = {tuple(x.shape)}, and no convolution of the model "
-                f"takes so many; its first takes {taken[0]}. Grey images for a model of colours: x.expand(-1, 3, -1, -1). For a "
-                "model of one channel keep one: x[:, :1], and in LIME pass an image (H, W, 1), since (H, W) becomes RGB. "
+                f"takes so many; its first takes {taken[0]}. Grey images for a model of colour: x.expand(-1, 3, -1, -1). For "
+                "a model of one channel keep one: x[:, :1], and in LIME pass an image (H, W, 1), since (H, W) becomes RGB. "
                 f"Torch: {error}"
             ) from error
         raise
