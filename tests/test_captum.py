@@ -222,9 +222,11 @@ def test_any_output(model: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(every[[1, 5]], expected)
 
 
-def test_a_feature_mask_for_each_image(model: nn.Module, x: Tensor) -> None:
-    masks = torch.stack([FEATURES, FEATURES.T.contiguous() + 2])[:, None]
-    explainer = ours.FeatureAblation(model)
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValues"])
+def test_a_feature_mask_for_each_image(name: str, model: nn.Module, x: Tensor) -> None:
+    halves = grid((12, 12), (6, 12))
+    masks = torch.stack([halves, halves.T.contiguous() + 1])[:, None]
+    explainer = getattr(ours, name)(model)
     for target in (1, None):
         together = explainer.attribute(x, feature_mask=masks, target=target, perturbations_per_eval=3)
         alone = [explainer.attribute(x[i : i + 1], feature_mask=masks[i : i + 1], target=target) for i in range(2)]

@@ -353,6 +353,27 @@ def test_grey_images(shape: tuple[int, ...], dtype: type) -> None:
             assert one == pytest.approx(other, abs=1e-5)
 
 
+@pytest.mark.parametrize("road", ["explainer", "classifier"])
+def test_grey_images_in_the_wrong_form_say_which_is_right(road: str) -> None:
+    image = np.full((12, 12), 0.5, np.float32)
+
+    def ask(image: np.ndarray, channels: int) -> None:
+        model = nn.Sequential(nn.Conv2d(channels, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        if road == "classifier":
+            MaskedClassifier(model, image)
+        else:
+            LimeImageExplainer(model).explain_instance(image, num_samples=4, progress_bar=False)
+
+    with pytest.raises(
+        ShapeError, match=r"3 channels.*its first takes 1.*pass an image \(H, W, 1\), since \(H, W\) becomes"
+    ):
+        ask(image, channels=1)
+    with pytest.raises(ShapeError, match=r"1 channels.*its first takes 3"):
+        ask(image[..., None], channels=3)
+    ask(image, channels=3)
+    ask(image[..., None], channels=1)
+
+
 def test_four_channels_need_a_segmentation(image: np.ndarray) -> None:
     four = np.concatenate([image, image[..., :1]], 2)
     explainer = LimeImageExplainer(network(4), random_state=0)

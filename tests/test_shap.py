@@ -436,3 +436,75 @@ def test_image_plot_of_everything_else(model: nn.Module, images: np.ndarray, fig
     shap.image_plot(explain(shap.Explainer(brightness, grey), images[..., :1], max_evals=20), show=False)
     shap.plots.bar(exact[0, :, 1], show=False)
     assert len(figures()) == 9  # the bars go into the last one
+
+
+class WithMetadata(nn.Module):
+    """An image and what else is known of it, which stays as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, metadata: Tensor) -> Tensor:
+        return self.model(x) * (1 + metadata.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values"),
+    [("Exact", "features"), ("Permutation", "features"), ("Partition", "pixels")],
+)
+def test_a_composite_of_an_image_and_fixed_metadata(
+    algorithm: str, values: str, model: nn.Module, images: np.ndarray
+) -> None:
+    metadata = np.arange(6, dtype=np.float64).reshape(2, 3)[: len(images)] / 10
+    masker = ours.Masker(images[0].shape, features=(images.shape[1] // 2, images.shape[2] // 2), values=values)
+    # SHAP takes no names from a Composite, and fails where it has to make them up.
+    explainer = getattr(shap.explainers, algorithm)(
+        ours.Model(WithMetadata(model).eval()),
+        shap.maskers.Composite(masker, shap.maskers.Fixed()),
+        feature_names=[["of the image"], ["of the metadata"]],
+    )
+    settings = {"silent": True, **({} if algorithm == "Exact" else {"max_evals": 200})}
+    np.random.seed(0)
+    found, fixed = explainer(images, metadata, **settings)
+    np.random.seed(0)
+    alone = getattr(shap.explainers, algorithm)(ours.Model(model), masker)(images, **settings)
+    scale = (1 + metadata.sum(1)).reshape(-1, *(1,) * (alone.values.ndim - 1))
+    expected, tolerance = alone.values * scale, 1e-5 * np.abs(alone.values).max()
+    if algorithm == "Permutation":  # draws other orders, whose sums are the same
+        np.testing.assert_allclose(found.values.sum(1), expected.sum(1), atol=tolerance)
+    else:
+        np.testing.assert_allclose(found.values, expected, atol=tolerance)
+    assert np.size(fixed.values) == 0
+
+
+def test_the_output_of_a_model_goes_along_with_the_image(model: nn.Module, images: np.ndarray) -> None:
+    class Agreement(nn.Module):
+        def forward(self, x: Tensor, whole: Tensor) -> Tensor:
+            return (model(x) * whole).sum(1, keepdim=True)
+
+    predict = ours.Model(model)
+    masker = ours.Masker(images[0].shape, features=(images.shape[1] // 2, images.shape[2] // 2), values="features")
+    composite = shap.maskers.OutputComposite(masker, lambda image: predict(image[None]))
+    found = shap.ExactExplainer(ours.Model(Agreement().eval()), composite)(images, silent=True)
+    alone = shap.ExactExplainer(predict, masker)(images, silent=True)
+    expected = (alone.values * predict(images)[:, None]).sum(-1)
+    np.testing.assert_allclose(np.reshape(found.values, expected.shape), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_further_arguments_get_the_dtype_of_the_model(model: nn.Module, images: np.ndarray) -> None:
+    seen = []
+
+    class Recorded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor, *further: Tensor) -> Tensor:
+            seen.extend(one.dtype for one in further)
+            return self.model(x)
+
+    visible = np.ones(images.shape[:3], bool)
+    row = np.zeros(len(images))
+    ours.Model(Recorded().eval())(images, visible, row, row.astype(np.int64), torch.zeros(len(images)).half())
+    assert seen[-3:] == [torch.float32, torch.int64, torch.float32]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.capture import activations_of, gradients_of
 from lm_plugins.attribution.layers import named_layers
+from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, LayerError, OptionError, ShapeError
 from lm_plugins.features.output import Output, parted, rows_of
@@ -93,6 +94,7 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
         self._output = output
         super().__init__(forward_func, layer)
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Tensor,

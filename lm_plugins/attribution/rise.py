@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lm_plugins.attribution.arguments import arguments_of, checked_images
 from lm_plugins.attribution.soft_masks import SoftMasks
+from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
 from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted
@@ -86,6 +87,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
         self._output_is, self._batch_size = word, batch_size
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Tensor,

@@ -16,6 +16,7 @@ from lm_plugins.attribution.fusion import Fusion, check_fusion, fused
 from lm_plugins.attribution.layers import layers_before_downsampling, named_layers
 from lm_plugins.attribution.normalization import is_constant, min_max
 from lm_plugins.attribution.soft_masks import SoftMasks
+from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
 from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
@@ -151,6 +152,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         first = torch.zeros(1, dtype=torch.int64)
         return layers_before_downsampling(self.forward_func, x, *arguments_of(additional_forward_args, x, first))
 
+    @for_noise_tunnel
     def attribute(
         self, inputs: Tensor, target: Any = None, additional_forward_args: Any = None, show_progress: bool = False
     ) -> Tensor:

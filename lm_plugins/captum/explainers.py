@@ -1,8 +1,11 @@
 """Captum's six perturbation methods, on pixel masks. Names, signatures and results are upstream's."""
 
+import math
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
+from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.captum.pixel_masks import PixelMasks, image_position
 from lm_plugins.captum.similarity import feature_similarity
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
@@ -11,6 +14,7 @@ from lm_plugins.removal import Removal
 
 try:
     from captum import attr
+    from captum._utils.progress import progress
 except ImportError as error:
     raise MissingDependencyError("lm_plugins.captum needs Captum: pip install 'lm_plugins[captum]'.") from error
 
@@ -55,6 +59,7 @@ class FeatureAblation(_WithFutures, attr.FeatureAblation):  # type: ignore[misc]
                   [ 1.,  1.]]]])
     """
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Any,
@@ -83,6 +88,7 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Any,
@@ -105,6 +111,8 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
                 f"sliding_window_shapes is {window} for the image: a pixel is visible or hidden as a whole, so windows span "
                 f"all channels: ({channels}, height, width)."
             )
+        if not isinstance(step, (int, NoneType)) and not (isinstance(step, tuple) and len(step) == 3):
+            raise ShapeError(f"strides is {step} for the image: expected a number or ({channels}, height, width).")
         windows[position] = (1, *window[1:])
         steps[position] = (1, *step[1:]) if isinstance(step, tuple) else step
         return self._attribute(
@@ -112,6 +120,19 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
             sliding_window_shapes=tuple(windows), strides=None if strides is None else tuple(steps),
             target=target, perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
         )  # fmt: skip
+
+    def _construct_ablated_input_across_tensors(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Where two tensors are perturbed in one batch, Captum makes a mask without saying on which device.
+        with inputs[0].device:
+            return super()._construct_ablated_input_across_tensors(inputs, *args, **kwargs)
+
+    def _attribute_progress_setup(
+        self, formatted_inputs: Any, feature_mask: Any, perturbations_per_eval: int, **kwargs: Any
+    ) -> Any:
+        # Captum counts pixels, and its bar stops where the windows are over.
+        windows = sum(math.prod(int(steps) for steps in counts) for counts in kwargs["shift_counts"])
+        batches = math.ceil(windows / perturbations_per_eval)
+        return progress(desc=f"{self.get_name()} attribution", total=batches + 1)
 
 
 def _one_for_each(setting: Any, count: int) -> list[Any]:
@@ -134,6 +155,7 @@ class ShapleyValueSampling(_WithFutures, attr.ShapleyValueSampling):  # type: ig
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Any,
@@ -162,6 +184,7 @@ class ShapleyValues(_WithFutures, attr.ShapleyValues):  # type: ignore[misc]
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Any,
@@ -184,6 +207,7 @@ class _SampledPixelMasks(PixelMasks):
 
     _one_output = True
 
+    @for_noise_tunnel
     def attribute(
         self,
         inputs: Any,

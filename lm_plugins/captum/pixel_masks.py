@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class _Call:
     """Whether the method explains one number for each image, so that a target must choose it."""
     feature_of_pixel: Tensor | None
     """Int64 ``(1 or N, H, W)``: which column of the coalitions a pixel belongs to. None: pixel masks are perturbed."""
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    """Of the outputs that the model gave."""
 
     def rows(self, images: Tensor) -> Tensor:
         """The image that each row is a perturbation of."""
@@ -57,15 +60,25 @@ class _Call:
             return values
         if len(self.feature_of_pixel) == 1:
             return values[..., None, self.feature_of_pixel[0]]
-        # Captum gives the outputs of an image as neighbouring rows.
-        pixels = self.feature_of_pixel.repeat_interleave(len(values) // len(self.feature_of_pixel), 0)
-        return values.gather(1, pixels.flatten(1)).reshape(pixels.shape)[:, None]
+        # Captum gives the outputs of an image as neighbouring rows, in one dimension or in several.
+        rows = values.flatten(0, -2)
+        pixels = self.feature_of_pixel.repeat_interleave(len(rows) // len(self.feature_of_pixel), 0)
+        maps = rows.gather(1, pixels.flatten(1))
+        return maps.reshape(*values.shape[:-1], 1, *pixels.shape[1:])
 
-    def check_target(self, output: Any) -> None:
-        """Name a class that the model does not have, where Captum would say that an index is out of range."""
-        if isinstance(output, Tensor) and output.ndim > 1:
-            for target in self.targets:
-                check_target(target, tuple(output.shape[1:]), is_whole=self.one_output)
+    def seen(self, output: Any) -> None:
+        """Look at an output: name a class that it does not have, where Captum would say that an index is out of range."""
+        outputs_of_image = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+        for target in self.targets:
+            check_target(target, outputs_of_image, is_whole=self.one_output)
+        if isinstance(output, Tensor) and output.is_floating_point():
+            self.dtypes.add(output.dtype)
+
+    def widened(self, values: Tensor) -> Tensor:
+        """Attributions in the dtype of the outputs, where Captum's is narrower."""
+        if not values.is_floating_point():
+            return values
+        return values.to(reduce(torch.promote_types, self.dtypes, values.dtype))
 
 
 class PixelMasks:
@@ -140,8 +153,11 @@ class PixelMasks:
             ids, features = torch.unique(masks[position][:, 0], return_inverse=True)
             present = torch.ones(len(x), len(ids), device=x.device)
             settings["feature_mask"] = tuple(ids[None] if i == position else one for i, one in enumerate(masks))
-        targets = tuple(dict.fromkeys(targets_for(settings.get("target"), len(x))))
-        call = _Call(x, position, targets, self._one_output, features)
+        targets = targets_for(settings.get("target"), len(x))
+        different = tuple(dict.fromkeys(targets))
+        # Captum takes indices from the end, and maps, for one target or for tuples, but not for a list of classes.
+        settings["target"] = different[0] if len(different) == 1 else [_indices(one) for one in targets]
+        call = _Call(x, position, different, self._one_output, features)
         if self._one_output:
             count = sum(one.numel() // len(x) for one in tensors) - x[0].numel() + x[0, 0].numel()
             if feature_mask is not None:
@@ -161,11 +177,14 @@ class PixelMasks:
         def as_inputs(result: Any) -> Any:
             warn_of_zeros(result if isinstance(result, tuple) else (result,), what, self._if_zero)
             if not settings.get("return_input_shape", True):
-                return result
+                return call.widened(result)
             # Captum puts the dimensions of a multi-dimensional output first.
             map_of_image = call.as_map(result[position])
             size = (*map_of_image.shape[:-3], x.shape[1], *map_of_image.shape[-2:])
-            maps = tuple(map_of_image.expand(size).clone() if i == position else one for i, one in enumerate(result))
+            maps = tuple(
+                call.widened(map_of_image.expand(size).clone() if i == position else one)
+                for i, one in enumerate(result)
+            )
             return maps if isinstance(inputs, tuple) else maps[0]
 
         if isinstance(result, torch._C.Future):
@@ -198,8 +217,9 @@ def image_position(tensors: tuple[Any, ...]) -> int:
         raise ShapeError(f"inputs needs a batch of images (N, C, H, W), got shape {shapes}.")
     if len(images) > 1:
         raise InputTypeError(
-            f"inputs has {len(images)} image tensors (N, C, H, W); pixels are removed from one. Pass the others in "
-            "additional_forward_args, or join their channels."
+            f"inputs has {len(images)} image tensors (N, C, H, W); pixels are removed from one: a removal is a function of "
+            "one image and its mask. Explain one and pass the others in additional_forward_args (with a function that puts "
+            "the arguments in order), or join images of one size along their channels, where one mask hides a pixel of all."
         )
     return images[0]
 
@@ -208,8 +228,12 @@ def _explained(result: Any, output: Output | None, call: _Call, count: int) -> A
     chosen = result if output is None or isinstance(output, str) else output(result)
     if isinstance(output, str) or not isinstance(chosen, (Tensor, int, float)):
         chosen = rows_of(result, count, output)  # raises for what is no tensor: says what came and how to choose
-    call.check_target(chosen)
+    call.seen(chosen)
     return chosen
+
+
+def _indices(target: Target) -> Target:
+    return (target,) if isinstance(target, int) else target
 
 
 def _without_image(baselines: Any, count: int, position: int, removal: Removal) -> tuple[Any, ...]:
@@ -229,7 +253,7 @@ def _without_image(baselines: Any, count: int, position: int, removal: Removal) 
             "baselines is not used for images: hidden pixels are removed by layer masking, or by what was passed as "
             "removal= (a colour, say: removal=lm_plugins.removal.Colour(0.0)).",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if count > 1 and not isinstance(baselines, tuple):
         given = (None if baselines == MASKED else baselines,) * count
@@ -257,7 +281,7 @@ def _of_pixels(mask: Tensor, x: Tensor) -> Tensor:
     if not fits or shaped.shape[2:] != x.shape[2:]:
         raise ShapeError(
             f"feature_mask has shape {tuple(mask.shape)}, the images {tuple(x.shape)}: expected (H, W), (1, 1, H, W) or "
-            "(1, C, H, W) of the same height and width."
+            "(1, C, H, W) of the same height and width. NoiseTunnel repeats the first dimension: give it (1, 1, H, W)."
         )
     if bool((shaped != shaped[:, :1]).any()):
         raise MaskValueError(

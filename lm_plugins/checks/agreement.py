@@ -1,4 +1,4 @@
-"""What a model and its images have to agree on: device and dtype. Torch's own errors do not say who is wrong."""
+"""What a model and its images have to agree on: device, dtype, channels. Torch's own errors do not say who is wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.checks.evaluation_mode import modules_of
-from lm_plugins.errors import InputTypeError, LMPluginsError
+from lm_plugins.errors import InputTypeError, LMPluginsError, ShapeError
 
 __all__ = ["check_data", "explaining_mismatch"]
 
@@ -36,7 +36,7 @@ def check_data(model: nn.Module, x: Tensor, visible: Tensor | None = None) -> No
 
 @contextmanager
 def explaining_mismatch(model: Any, x: Tensor) -> Iterator[None]:
-    """Turn an error of torch into one that says what to do, where model and images differ in device or dtype.
+    """Turn an error of torch into one that says what to do, where model and images differ in device, dtype or channels.
 
     A model that fails is what counts: one that moves or converts its input by itself may differ from it.
 
@@ -49,6 +49,7 @@ def explaining_mismatch(model: Any, x: Tensor) -> Iterator[None]:
 
     Raises:
         InputTypeError: The block failed, and no parameter of the model has the device or the dtype of `x`.
+        ShapeError: It failed because of channels, and no convolution of the model takes as many as `x` has.
     """
     try:
         yield
@@ -69,6 +70,16 @@ def explaining_mismatch(model: Any, x: Tensor) -> Iterator[None]:
                 f"the images are {x.dtype}, the model {', '.join(map(str, dtypes))}: convert one of them, for example "
                 f"x.to({next(iter(dtypes))}) or model.to({x.dtype}), or run both under torch.autocast. Torch: "
                 f"{error}"
+            ) from error
+        taken = [
+            one.in_channels for _, held in modules_of(model) for one in held.modules() if isinstance(one, nn.Conv2d)
+        ]
+        if "channels" in str(error) and taken and x.ndim == 4 and x.shape[1] not in taken:
+            raise ShapeError(
+                f"the images have {x.shape[1]} channels, (N, C, H, W) = {tuple(x.shape)}, and no convolution of the model "
+                f"takes so many; its first takes {taken[0]}. Grey images for a model of colour: x.expand(-1, 3, -1, -1). For "
+                "a model of one channel keep one: x[:, :1], and in LIME pass an image (H, W, 1), since (H, W) becomes RGB. "
+                f"Torch: {error}"
             ) from error
         raise
 

@@ -39,7 +39,7 @@ def targets_for(target: Any, count: int) -> list[Target]:
         if target.is_floating_point() or target.dtype == torch.bool or target.ndim > 1:
             raise InputTypeError(
                 f"target is an int, a tuple, a list or an integer tensor (N,), got a tensor of {target.dtype} and shape "
-                f"{tuple(target.shape)}."
+                f"{tuple(target.shape)}; convert labels with target.long(), and one row for each with target.flatten()."
             )
         target = target.tolist()
         target = target[0] if isinstance(target, list) and len(target) == 1 else target
@@ -47,7 +47,10 @@ def targets_for(target: Any, count: int) -> list[Target]:
     for one in given:
         indices = one if isinstance(one, tuple) else (one,)
         if one is not None and not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
-            raise InputTypeError(f"target is an int, a tuple, a list or an integer tensor (N,), got {one!r}.")
+            raise InputTypeError(
+                f"target is an int, a tuple, a list or an integer tensor (N,), got {one!r}; convert numbers with int(...), "
+                "arrays with .tolist()."
+            )
     if len(given) != count:
         raise OptionError(f"target has {len(given)} classes for {count} images: pass one class, or one for each image.")
     return list(given)
@@ -65,7 +68,7 @@ def check_target(target: Target, shape: tuple[int, ...], *, is_whole: bool = Tru
         Its indices, as many as there are dimensions if it must be whole.
 
     Raises:
-        OptionError: There is no such output, or the target is missing.
+        OptionError: There is no such output, or the target is missing, or there is nothing to choose from.
 
     Example:
         >>> from lm_plugins.checks import check_target
@@ -73,15 +76,27 @@ def check_target(target: Target, shape: tuple[int, ...], *, is_whole: bool = Tru
         (3,)
     """
     has = f"the model has {shape[0]} outputs" if len(shape) == 1 else f"the model has outputs of shape {shape}"
-    has = has if shape else "the model has one number for each image"
+    or_output = (
+        ", or make one number for each class of the maps with output=, such as output=lambda maps: maps.mean((2, 3))"
+        if shape[1:]
+        else ""
+    )
     if target is None:
         first = (0,) * len(shape)
         if is_whole and math.prod(shape) != 1:
-            raise OptionError(f"target is missing: {has}; choose one, such as target={first if shape[1:] else 0}.")
+            raise OptionError(
+                f"target is missing: {has}; choose one, such as target={first if shape[1:] else 0}{or_output}."
+            )
         return first if is_whole else ()
+    if not shape:
+        raise OptionError(
+            f"target is {target}, and the model has one number for each image: there is nothing to choose from. Leave target "
+            "out."
+        )
     indices = target if isinstance(target, tuple) else (target,)
     if len(indices) > len(shape) or (is_whole and len(indices) != len(shape)):
-        raise OptionError(f"target is {target}, {has}: pass {len(shape)} indices.")
+        wanted = "1 index" if len(shape) == 1 else f"{len(shape)} indices"
+        raise OptionError(f"target is {target}, {has}: pass {wanted}{or_output if is_whole else ''}.")
     if not all(-size <= i < size for i, size in zip(indices, shape, strict=False)):
         hint = " For two classes, 0 and 1, of a single logit or probability, pass output='single_logit' or 'probabilities'."
         raise OptionError(

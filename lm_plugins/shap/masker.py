@@ -79,13 +79,13 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         self._latest: tuple[Any, Layout] | None = None
         self._fixed = None if callable(features) else self._layout_for(None)
         self.shape: Any = self._shape if self._fixed is None else self._shape(None)
-        self.clustering: Any = None
         if values == "features":
             # What SHAP keeps with the values: which features are present (all), and their names.
             self.data_transform = lambda x: [np.ones(self._layout(x).count)]
             self.feature_names = lambda x: [[f"feature {index}" for index in range(self._layout(x).count)]]
         if self.image_data:
-            self.clustering = self._clustering if self._fixed is None else self._clustering(None)
+            # Without a hierarchy there is no such attribute: Composite asks whether there is one, not what it is.
+            self.clustering: Any = self._clustering if self._fixed is None else self._clustering(None)
 
     def __call__(self, mask: bool | NDArray[np.bool_] | None, x: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The image and the pixels of it that a coalition means.

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
+from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, explaining_mismatch
 from lm_plugins.errors import InputTypeError, ShapeError
 from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.removal import Forward, Removal, as_removal
@@ -70,13 +70,15 @@ class Model:
         self.output = output
         self.forward: Forward = self.removal(model)
 
-    def __call__(self, images: Any, visible: Any = None) -> NDArray[Any]:
+    def __call__(self, images: Any, visible: Any = None, *further: Any) -> NDArray[Any]:
         """Run the model, on the visible pixels if told which.
 
         Args:
             images: ``(N, H, W, C)``, array or tensor; or a sequence of N images ``(H, W, C)``, of which each object is
                 prepared once.
             visible: Bool ``(N, H, W)``, True = visible, array or tensor; None for the plain model.
+            further: What else the model takes after the images, one row for each: arrays or tensors ``(N, ...)``, such as
+                `shap.maskers.Composite` hands on. Floats get the dtype of the model.
 
         Returns:
             ``(N,)`` or ``(N, outputs)``, float32 (float64 if the model's is).
@@ -93,7 +95,11 @@ class Model:
             check_masker_of_caller()
         with torch.inference_mode():
             x = self.prepared(images)
-            result = self.model(x) if visible is None else self.forward(x, _tensor(visible).to(x.device))
+            more = [_like(x, _rows(one)) for one in further]
+            with explaining_mismatch(self.model, x):
+                result = (
+                    self.model(x, *more) if visible is None else self.forward(x, _tensor(visible).to(x.device), *more)
+                )
             return as_array(rows_of(result, len(x), self.output))
 
     def prepared(self, images: Any) -> Tensor:
@@ -176,6 +182,17 @@ def _nchw(images: Any, dtype: torch.dtype) -> Tensor:
     x = x.movedim(3, 1)
     check_finite(x, "SHAP")
     return x
+
+
+def _rows(values: Any) -> Tensor:
+    """What goes with the images, with a row for each; SHAP joins arrays into an array of objects."""
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        return torch.stack([_tensor(one) for one in values])
+    return _tensor(values)
+
+
+def _like(x: Tensor, values: Tensor) -> Tensor:
+    return values.to(x.device, x.dtype if values.is_floating_point() else values.dtype)
 
 
 def _tensor(array: Any) -> Tensor:

@@ -200,7 +200,7 @@ def test_bad_input(model, x, method):
         ([0, 1, 2], OptionError, "3 classes for 2 images"),
         (None, OptionError, "choose one, such as target=0"),
         (1.5, InputTypeError, "got 1.5"),
-        ((0, 0), OptionError, "pass 1 indices"),
+        ((0, 0), OptionError, "pass 1 index"),
     ):
         with pytest.raises(error, match=text):
             explainer.attribute(x, target=target, **more)

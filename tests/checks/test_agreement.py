@@ -1,4 +1,4 @@
-"""Model, images and mask that do not fit in device or dtype: errors that say which is where, and what to do."""
+"""Model, images and mask that do not fit in device, dtype or channels: errors that say which is where, and what to do."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import nn
 
 import lm_plugins as lm
 from lm_plugins import errors
+from lm_plugins.removal import as_removal
 
 VISIBLE = torch.rand(8, 10, generator=torch.Generator().manual_seed(0)) > 0.5
 
@@ -98,3 +99,20 @@ def test_errors_of_the_model_itself_pass(x):
     for visible in (None, VISIBLE):
         with pytest.raises(RuntimeError, match=r"^on purpose$"):
             lm.LayerMasked(nn.Sequential(network()[0], Failing()).eval())(x, visible)
+
+
+@pytest.mark.parametrize("removal", ["layer_masking", "grey"])
+@pytest.mark.parametrize("taken", [1, 3])
+def test_channels(taken, removal, x):
+    model = nn.Sequential(nn.Conv2d(taken, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = x if taken == 1 else x[:, :1]
+    message = rf"the images have {images.shape[1]} channels.*first takes {taken}\. .*image \(H, W, 1\).*Torch: Given"
+    with pytest.raises(errors.ShapeError, match=message):
+        as_removal(removal)(model)(images, VISIBLE)
+
+
+def test_channels_that_the_model_takes_are_not_blamed(x):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)).eval()
+    with pytest.raises(RuntimeError, match="to have 5 channels") as caught:
+        as_removal("grey")(model)(x, VISIBLE)
+    assert not isinstance(caught.value, errors.LMPluginsError)

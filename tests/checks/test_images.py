@@ -66,7 +66,7 @@ def test_a_sum_that_overflows_is_no_pixel_that_does():
         (1, (2, 3), "pass 2 indices"),
         (None, (3,), "target is missing: the model has 3 outputs; choose one, such as target=0"),
         (None, (2, 3), r"such as target=\(0, 0\)"),
-        (0, (), "the model has one number for each image: pass 0 indices"),
+        (0, (), "one number for each image: there is nothing to choose from"),
     ],
 )
 def test_targets_that_choose_no_number_are_refused(target, shape, text):
