@@ -153,6 +153,10 @@ class MaskedActivation(Carrier):
         computed = self.visibility.computed
         if computed.covers(region):
             return self.values
+        if not self.values.is_floating_point():
+            raise UnsupportedOperatorError(
+                f"{self!r} holds no numbers that neighbours could pad, where another activation is visible and it is not"
+            )
         values, known = self.values, computed.positions
         if self.visibility.options.missing == "neighbours" and self.dims == NCHW:
             plan = self.visibility.neighbour_plan(computed)

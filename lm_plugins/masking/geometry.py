@@ -198,15 +198,16 @@ def ratio(inside: Tensor, region: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Resizing:
-    """An interpolation of a map, with torch's own arguments. Every output position looks at 2 x 2 positions at most.
+    """An interpolation of a map, with torch's own arguments.
 
     Args:
         size: Height and width of the result, or None.
         scale_factor: The same relative to the map, or None.
-        mode: ``"nearest"``, ``"nearest-exact"`` or ``"bilinear"``.
+        mode: ``"nearest"``, ``"nearest-exact"``, ``"bilinear"`` or ``"bicubic"``.
         align_corners: As in `torch.nn.functional.interpolate`.
         recompute_scale_factor: As in `torch.nn.functional.interpolate`.
         dtype: Of the weights. Masks are resized with those of the values, so that both look at the same positions.
+        antialias: As in `torch.nn.functional.interpolate`.
     """
 
     size: Pair | None
@@ -215,6 +216,7 @@ class Resizing:
     align_corners: bool | None
     recompute_scale_factor: bool | None
     dtype: torch.dtype
+    antialias: bool = False
 
     def output_of(self, size: Pair) -> Pair:
         """Height and width of the result for a map of `size`."""
@@ -224,6 +226,11 @@ class Resizing:
     def step_of(self, size: Pair) -> float:
         """Distance between neighbours of the result on a map of `size`, in its positions; the larger of both axes."""
         return max(have / want for have, want in zip(size, self.output_of(size), strict=True))
+
+    @property
+    def of_regions(self) -> "Resizing":
+        """The same for regions: what is bicubic, with weights below 0, is bilinear for them."""
+        return replace(self, mode="bilinear") if self.mode == "bicubic" else self
 
     def skips(self, size: Pair) -> bool:
         """Whether there are positions of a map of `size` from which nothing is interpolated: it samples the map."""
@@ -250,6 +257,7 @@ class Resizing:
             self.mode,
             self.align_corners,
             recompute_scale_factor=self.recompute_scale_factor,
+            antialias=self.antialias,
         )
 
 

@@ -11,6 +11,7 @@ from lm_plugins.masking.neighbour_padding import FillPlan, Plan, ZeroPlan
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.part import cut, on_its_own
 from lm_plugins.masking.run import Run
+from lm_plugins.masking.transposed_window import TransposedWindow
 
 __all__ = ["Visibility"]
 
@@ -185,6 +186,17 @@ class Visibility:
             ring = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
             return Visibility(visible, self.visible.any_in(ring), self.run, depth=depth)
         return Visibility(visible, visible, self.run, depth=depth)
+
+    def after_transposed(self, window: TransposedWindow) -> "Visibility":
+        """The regions after a transposed convolution."""
+        visible = (
+            window.any_in(self.visible)
+            if self._rule == "any"
+            else window.resampled(self.visible, self.options.coverage)
+        )
+        computed = window.any_in(self.computed) if self.options.computed == "any" else visible
+        is_counted = self.options.padded_layers is not None and window.kernel != (1, 1)
+        return Visibility(visible, computed, self.run, depth=self.depth + is_counted)
 
     # ---- pooling: counts the visible region ------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def overwrite(activation: Any, value: float | None, generator: torch.Generator) 
     """Overwrite the hidden positions of one activation: with `value`, or at random."""
     values = activation.values
     if value is None:
-        garbage = 100 * torch.randn(values.shape, generator=generator).to(values)
+        garbage = (100 * torch.randn(values.shape, generator=generator)).to(values)
     else:
         garbage = torch.full_like(values, value)
     # Out of place: the tensor may be shared with what autograd saved or with another branch.

@@ -45,6 +45,11 @@ def flattened_heads(q, k, v):
     return torch.bmm(weights, v).reshape(N, HEADS, L, C)
 
 
+def by_einsum_with_ellipsis(q, k, v):
+    scores = torch.einsum("...id,...jd->...ij", q, k) / math.sqrt(C)
+    return torch.einsum("... i j, ... j d -> ... i d", torch.softmax(scores, -1), v)
+
+
 def by_einsum(q, k, v):
     scores = torch.einsum("b h i d, b h j d -> b h i j", q, k) / math.sqrt(C)
     return torch.einsum("bhij,bhjd->bhid", [torch.softmax(scores, -1), v])
@@ -56,6 +61,7 @@ SPELLINGS = {
     "keywords": lambda q, k, v: F.scaled_dot_product_attention(query=q, key=k, value=v, scale=C**-0.5),
     "flattened heads": flattened_heads,
     "einsum": by_einsum,
+    "einsum, ellipsis": by_einsum_with_ellipsis,
     "transposed": lambda q, k, v: (
         v.transpose(-2, -1) @ ((k / math.sqrt(C)) @ q.transpose(-2, -1)).softmax(-2)
     ).transpose(-2, -1),
@@ -224,7 +230,7 @@ def test_torch_encoder_layer_without_its_fast_path():
         (lambda q, k, v: q.mT @ torch.ones(L, 2).double(), "weights that belong to positions"),
         (lambda q, k, v: torch.ones(2, L).double() @ q, "weights that belong to positions"),
         (lambda q, k, v: q @ torch.ones(C).double(), "of a vector"),
-        (lambda q, k, v: torch.einsum("...id,...jd->...ij", q, k), "two operands with named dimensions"),
+        (lambda q, k, v: torch.einsum("...id,...djd->...ij", q, k), "two operands with named dimensions"),
         (lambda q, k, v: torch.einsum("bhid->bhdi", q), "two operands with named dimensions"),
     ],
 )

@@ -43,3 +43,10 @@ def test_of_channels(name, keepdim):
 def test_of_positions_is_refused(name, call):
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="masked along channels"):
         call(getattr(torch, name), samples.activation())
+
+
+def test_smallest_and_largest_of_channels_together():
+    given = samples.activation()
+    for found in (torch.aminmax(given, dim=1), given.aminmax(dim=-3)):
+        samples.assert_same_activation(found.min, torch.amin(given, 1))
+        samples.assert_same_activation(found.max, torch.amax(given, 1))

@@ -214,7 +214,7 @@ def test_padding_layers():
 @pytest.mark.parametrize(
     ("view", "text"),
     [
-        (lambda x: x[x > 0], "no masking rule for torch.Tensor.gt"),
+        (lambda x: x[x > 0], "indexing"),
         (lambda x: x.view(torch.int64), r"view\(dtype\)"),
         (lambda x: F.pad(x.permute(0, 2, 3, 1), (1, 1, 1, 1), "reflect"), "pad of"),
         (lambda x: bool(x), "__bool__"),
@@ -306,3 +306,17 @@ def test_zeros_are_written_before_anything_else_is_called():
 @pytest.mark.parametrize("arguments", [((1, 1, 1, 1), "constant", 2.0), ((-1, 1, 0, 0),), ((1, 1, 1, 1), "replicate")])
 def test_other_pads_are_written_at_once(arguments):
     assert was_made(F.pad(samples.activation(), *arguments))
+
+
+def test_strides_may_be_named_where_the_values_stay_as_they_are():
+    given = samples.activation(samples.values(1).contiguous(memory_format=torch.channels_last))
+    strides = list(given.values.stride())
+    samples.assert_same_activation(given.as_strided(given.shape, [given.numel(), *strides[1:]]), given)
+    for size, stride in (((1, 4, 7, 6), strides), (given.shape, [*strides[:2], strides[3], strides[2]])):
+        with pytest.raises(lm.errors.UnsupportedOperatorError, match="leaves the values as they are"):
+            given.as_strided(size, stride)
+
+
+def test_an_ordinary_tensor_is_not_indexed_by_an_activation():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="indexing an ordinary tensor"):
+        samples.values()[samples.activation() > 0]

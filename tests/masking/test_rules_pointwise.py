@@ -33,8 +33,11 @@ ARGUMENTS = {
     "fill_": (0.5,),
 }
 
-# One needs a GPU; the other takes no maps (N, C, H, W).
-LEFT_OUT = ("cuda", "dropout1d")
+# One needs a GPU; the other takes no maps (N, C, H, W). Those of conditions and constants are tested with the comparisons.
+LEFT_OUT = (
+    *("cuda", "dropout1d"),
+    *("bitwise_not", "bitwise_not_", "__invert__", "zeros_like", "ones_like", "full_like", "empty_like"),
+)
 
 
 def table(*files):

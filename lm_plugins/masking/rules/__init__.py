@@ -6,6 +6,7 @@ Those for maps come first; the ones named after tokens, and attention, act on `l
 from lm_plugins.masking.rules import (
     arithmetic,
     attention,
+    comparison,
     convolution,
     layout,
     linear,
@@ -16,11 +17,13 @@ from lm_plugins.masking.rules import (
     reductions,
     resizing,
     token_layout,
+    transposed_convolution,
 )
 
 __all__ = [
     "arithmetic",
     "attention",
+    "comparison",
     "convolution",
     "layout",
     "linear",
@@ -31,4 +34,5 @@ __all__ = [
     "reductions",
     "resizing",
     "token_layout",
+    "transposed_convolution",
 ]

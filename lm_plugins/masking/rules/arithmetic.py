@@ -14,12 +14,15 @@ from lm_plugins.masking.registry import function_name, is_in_place, register_rul
 from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens
 
-__all__ = ["ELEMENTWISE", "POWERS"]
+__all__ = ["ELEMENTWISE", "POWERS", "merged"]
 
 ELEMENTWISE = (
     "add sub subtract mul multiply div divide true_divide maximum minimum "
     "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ "
-    "__truediv__ __rtruediv__ __itruediv__"
+    "__truediv__ __rtruediv__ __itruediv__ "
+    "fmod remainder floor_divide __mod__ __rmod__ __floordiv__ __rfloordiv__ "
+    "eq ne lt le gt ge greater greater_equal less less_equal not_equal __lt__ __le__ __gt__ __ge__ "
+    "logical_and logical_or logical_xor __and__ __or__ __xor__ __rand__ __ror__ __rxor__"
 ).split()
 POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 
@@ -27,12 +30,13 @@ POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, other: Any, **kwargs: Any) -> MaskedActivation:
         """Merge two activations where both (or either) are visible; a number or an ordinary tensor changes values only."""
-        return _merged(function, (input, other), kwargs)
+        return merged(function, (input, other), kwargs)
 
     return rule
 
 
-def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> MaskedActivation:
+def merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> MaskedActivation:
+    """The result of an element-wise function of activations, ordinary tensors and numbers, at least one of the first."""
     carriers = [one for one in operands if isinstance(one, MaskedActivation)]
     first = carriers[0]
     for one in operands:
@@ -103,13 +107,25 @@ for _function in spellings(*POWERS):
 def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, tensor1: Any, tensor2: Any, **kwargs: Any) -> MaskedActivation:
         """Add a product or a quotient: a merge of all activations among the three."""
-        return _merged(function, (input, tensor1, tensor2), kwargs)
+        return merged(function, (input, tensor1, tensor2), kwargs)
 
     return rule
 
 
 for _function in spellings("addcmul", "addcdiv"):
     register_rule(_function)(_with_product(_function))
+
+
+def _between(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, end: Any, weight: Any) -> MaskedActivation:
+        """Interpolate between two: a merge of all activations among the three."""
+        return merged(function, (input, end, weight), {})
+
+    return rule
+
+
+for _function in spellings("lerp"):
+    register_rule(_function)(_between(_function))
 
 
 @register_rule(*spellings("cat", "concat", "concatenate"))
@@ -268,15 +284,3 @@ def _of_both(function: Callable[..., Any], one: TokenPositions, other: TokenPosi
 
 for _function in spellings(*ELEMENTWISE, *POWERS):
     register_rule(_function, tokens=True)(_elementwise_of_tokens(_function))
-
-
-def _masking(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedTokens, mask: Tensor, value: Any) -> MaskedTokens:
-        """Overwrite where an ordinary mask says so."""
-        return input.like(function(input.values, input.fitted(mask), value))
-
-    return rule
-
-
-for _function in spellings("masked_fill"):
-    register_rule(_function, tokens=True)(_masking(_function))

@@ -120,13 +120,28 @@ for _function in (*spellings("matmul", "bmm", "mm"), torch.Tensor.__matmul__, to
     register_rule(_function, tokens=True)(_matmul(_function))
 
 
+def _spelled_out(equation: str, operands: tuple[Any, ...]) -> str:
+    """An equation with a letter in place of every dimension for which an ellipsis stands."""
+    axes = equation.partition("->")[0].split(",")
+    if "..." not in equation or len(axes) != len(operands):
+        return equation
+    counts = [
+        one.ndim - len(letters.replace("...", "")) if "..." in letters else 0
+        for one, letters in zip(operands, axes, strict=True)
+    ]
+    if len({count for count, letters in zip(counts, axes, strict=True) if "..." in letters}) > 1:
+        return equation  # what is missing in one of them is broadcast
+    free = [letter for letter in _LETTERS if letter not in equation]
+    return equation.replace("...", "".join(free[: max(counts)]))
+
+
 @register_rule(torch.einsum, tokens=True)
 def einsum(equation: str, *operands: Any) -> Any:
     """Multiply two operands and sum, over tokens of the visible ones."""
     pair = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
-    left, arrow, target = equation.replace(" ", "").partition("->")
+    left, arrow, target = _spelled_out(equation.replace(" ", ""), tuple(pair)).partition("->")
     axes = left.split(",")
-    is_simple = len(axes) == 2 and arrow and "." not in equation and all(len(set(one)) == len(one) for one in axes)
+    is_simple = len(axes) == 2 and arrow and "." not in left + target and all(len(set(one)) == len(one) for one in axes)
     if not is_simple:
         raise UnsupportedOperatorError(
             f"torch.einsum({equation!r}) is masked for two operands with named dimensions only"

@@ -219,6 +219,20 @@ def squeeze(input: MaskedActivation, dim: int | Sequence[int] | None = None) -> 
     return _reshaped(input, shape)
 
 
+@register_rule(*spellings("as_strided"))
+def as_strided(
+    input: MaskedActivation, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> MaskedActivation:
+    """Only where it changes nothing but the stride along dimensions of one, as a hint at a memory format."""
+    own = input.values
+    is_same = list(size) == list(own.shape) and storage_offset in (None, own.storage_offset())
+    if not is_same or any(n > 1 and a != b for n, a, b in zip(size, stride, own.stride(), strict=True)):
+        raise UnsupportedOperatorError(
+            f"torch.as_strided of {input!r}: it is masked where it leaves the values as they are"
+        )
+    return input.like(own.as_strided(list(size), list(stride)))
+
+
 @register_rule(*spellings("channel_shuffle"))
 def channel_shuffle(input: MaskedActivation, groups: int) -> MaskedActivation:
     """Shuffle channels between groups."""
@@ -299,6 +313,8 @@ def setitem(input: MaskedActivation, index: Any, value: Any) -> None:
 @register_rule(torch.Tensor.__getitem__)
 def getitem(input: MaskedActivation, index: Any) -> MaskedActivation:
     """Keep slices: of channels (or one of them) and of rows and columns, whose regions are cut alike."""
+    if not isinstance(input, MaskedActivation):
+        raise UnsupportedOperatorError("indexing an ordinary tensor with an activation of which a part is hidden")
     index = index if isinstance(index, tuple) else (index,)
     used = sum(one is not None and one is not Ellipsis for one in index)
     if Ellipsis in index:

@@ -18,11 +18,12 @@ _ACTIVATIONS = (
 ).split()
 _ARITHMETIC = (
     "abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos atan erf sign floor ceil round clamp clip "
-    "clamp_min clamp_max nan_to_num positive zero_ fill_ __neg__ __abs__"
+    "clamp_min clamp_max nan_to_num positive zero_ fill_ trunc fix frac __neg__ __abs__ "
+    "isnan isinf isfinite isneginf isposinf logical_not bitwise_not __invert__"
 ).split()
 _DROPOUT = "dropout dropout1d dropout2d alpha_dropout feature_dropout feature_alpha_dropout".split()
 _RANDOM_IN_TRAINING = ("rrelu", "rrelu_")
-_COPIES = "clone detach contiguous float double half bfloat16 requires_grad_ cpu cuda".split()
+_COPIES = "clone detach contiguous float double half bfloat16 bool int long requires_grad_ cpu cuda".split()
 _CONVERSIONS = "to type_as".split()
 
 

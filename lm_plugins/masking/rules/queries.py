@@ -38,7 +38,15 @@ def _about_kind(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-for _function in (*(getattr(Tensor, name) for name in _OF_SHAPE), torch.numel, *properties("shape", "ndim")):
+# Those that are filled with constants depend on the shape alone: they are ordinary tensors.
+_CONSTANTS = (torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like)
+
+for _function in (
+    *(getattr(Tensor, name) for name in _OF_SHAPE),
+    torch.numel,
+    *_CONSTANTS,
+    *properties("shape", "ndim"),
+):
     register_rule(_function, both=True)(_about_shape(_function))
 
 for _function in (

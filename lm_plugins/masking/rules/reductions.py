@@ -110,6 +110,13 @@ for _name, _of_two in (("max", torch.maximum), ("min", torch.minimum)):
         register_rule(_function)(_extremum(_function, _of_two))
 
 
+@register_rule(*spellings("aminmax"))
+def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Take the smallest and the largest of the channels at every position, or of all visible positions."""
+    dims = () if dim is None else (dim,)
+    return torch.return_types.aminmax((torch.amin(input, dims, keepdim), torch.amax(input, dims, keepdim)))
+
+
 # ---- statistics, such as a normalization of the model takes them -----------------------------------------------------
 
 

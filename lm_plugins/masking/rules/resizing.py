@@ -16,9 +16,6 @@ from lm_plugins.masking.rules.pooling import adaptive_avg_pool2d, precision
 
 __all__: list[str] = []
 
-# What an output of bilinear interpolation can see around a position that it uses.
-_BILINEAR = Window((2, 2), (1, 1), (0, 0, 0, 0), (1, 1))
-
 
 def _check(name: str, input: MaskedActivation) -> None:
     if input.dims != NCHW:
@@ -48,21 +45,32 @@ def interpolate(
         ).shape
         result: MaskedActivation | Tensor = adaptive_avg_pool2d(input, tuple(shape[2:]))
         return result
-    if mode not in ("nearest", "nearest-exact", "bilinear") or antialias:
+    if mode not in ("nearest", "nearest-exact", "bilinear", "bicubic"):
         raise UnsupportedOperatorError(
-            "torch.nn.functional.interpolate is masked with mode 'nearest', 'nearest-exact', 'bilinear' or 'area', without "
-            f"antialias; got mode={mode!r}, antialias={antialias}"
+            "torch.nn.functional.interpolate is masked with mode 'nearest', 'nearest-exact', 'bilinear', 'bicubic' or "
+            f"'area'; got mode={mode!r}"
         )
     resizing = Resizing(
-        _both(size), _both(scale_factor), mode, align_corners, recompute_scale_factor, precision(input.values)
+        _both(size),
+        _both(scale_factor),
+        mode,
+        align_corners,
+        recompute_scale_factor,
+        precision(input.values),
+        antialias,
     )
-    values = input.values
-    if input.visibility.resamples(resizing):  # what a sample stands for ends within two steps of it
+    of_regions, values = resizing.of_regions, input.values
+    span = 0
+    if antialias or mode == "bicubic":
+        step = math.ceil(max(1.0, resizing.step_of(input.visibility.visible.size)))
+        span = (4 if mode == "bicubic" else 2) * step + 2
+    elif input.visibility.resamples(resizing):  # what a sample stands for ends within two steps of it
         span = 2 * math.ceil(resizing.step_of(input.visibility.visible.size)) + 2
-        values = input.padded_for(Window((span, span), (1, 1), (0, 0, 0, 0), (1, 1)))
     elif mode == "bilinear":
-        values = input.padded_for(_BILINEAR)
-    return MaskedActivation(resizing(values), input.visibility.resized(resizing))
+        span = 2
+    if span:
+        values = input.padded_for(Window((span, span), (1, 1), (0, 0, 0, 0), (1, 1)))
+    return MaskedActivation(resizing(values), input.visibility.resized(of_regions))
 
 
 @register_rule(*spellings("pixel_shuffle"))
