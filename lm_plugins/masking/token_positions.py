@@ -143,6 +143,10 @@ class TokenPositions(Memo):
         """
         return self.once(("map", tuple(shape)), lambda: self._whole_map(shape) or self._new_map(shape))
 
+    def as_images(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
+        """As `as_map`, of values whose first dimension counts images, which may be copies of one."""
+        return self.once(("images", tuple(shape)), lambda: self._new_map(shape))
+
     def _whole_map(self, shape: Sequence[int]) -> tuple[Visibility, tuple[str, ...]] | None:
         n, h, w = self.map_shape
         if self.numbers.numel() != n * h * w or len(shape) < 3 or bool(self.numbers.flatten().diff().ne(1).any()):

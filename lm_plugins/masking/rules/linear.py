@@ -38,6 +38,9 @@ def conv2d_of_tokens(
     """Act on the channels of every token: a 1x1 convolution in whatever layout. Patches in the channels are merged first."""
     channels = with_channels("torch.nn.functional.conv2d", input, [1])
     settled = channels.simplified()
+    if isinstance(settled, MaskedActivation) and settled.dims != NCHW:  # of one image, channels may stand for images
+        found = input.positions[0].as_images(channels.shape)
+        settled = channels if found is None else MaskedActivation(channels.values, *found)
     if isinstance(settled, MaskedActivation) and settled.dims == NCHW:
         return F.conv2d(settled, weight, bias, stride, padding, dilation, groups)
     is_pointwise = (

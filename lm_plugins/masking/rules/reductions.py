@@ -30,9 +30,10 @@ def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any
     return dims, "H" in letters
 
 
-def per_image(region: Tensor, like: Tensor) -> Tensor:
-    """Reshape one number for each image so that it broadcasts to `like`."""
-    return region.reshape(-1, *[1] * (like.ndim - 1))
+def per_image(region: Tensor, input: MaskedActivation, dims: Sequence[int], keepdim: bool) -> Tensor:
+    """Reshape one number for each image so that it broadcasts to `input`, reduced over `dims`."""
+    letters = [one for i, one in enumerate(input.dims) if keepdim or i not in dims]
+    return region.reshape([-1 if one == "N" else 1 for one in letters])
 
 
 def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..., Any]:
@@ -58,10 +59,10 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
         if region.is_full:
             return result
         if hidden_value:  # an extremum of nothing is 0, not infinity
-            return result.masked_fill(per_image(region.any_in_adaptive((1, 1)).hidden, result), 0.0)
+            return result.masked_fill(per_image(region.any_in_adaptive((1, 1)).hidden, input, dims, keepdim), 0.0)
         if function.__name__ == "mean" and input.visibility.options.global_average == "visible":
             correction = region.mean_correction_adaptive((1, 1), precision(result))
-            return (result * per_image(correction, result)).to(result.dtype)
+            return (result * per_image(correction, input, dims, keepdim)).to(result.dtype)
         return result
 
     return rule
@@ -156,10 +157,10 @@ def _variance(function: Callable[..., Any]) -> Callable[..., Any]:
         channels = torch.Size(input.shape[i] for i in dims if input.dims[i] == "C").numel()
         positions = region.positions.flatten(1).sum(1) * channels  # (N,)
         total = values.sum(dims, keepdim=True)
-        mean = total / per_image(positions.clamp(min=1), total)
+        mean = total / per_image(positions.clamp(min=1), input, dims, True)
         squares = (values - mean).square().masked_fill(hidden, 0.0).sum(dims, keepdim=True)
         # As in torch, fewer degrees of freedom than none are none; without a division by zero.
-        freedom = per_image(positions - correction, squares)
+        freedom = per_image(positions - correction, input, dims, True)
         variance = torch.where(freedom > 0, squares / freedom.clamp(min=torch.finfo(dtype).tiny), 0.0)
         if is_std:  # with the gradient 0 at 0, as torch has it
             variance = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
