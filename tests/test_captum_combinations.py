@@ -81,7 +81,7 @@ def test_a_noise_tunnel_averages_over_noisy_images(model: nn.Module, x: Tensor) 
 @pytest.mark.parametrize("name", ["RISE", "SISE", "AdaSISE", "IntegratedGradCam"])
 def test_a_noise_tunnel_takes_methods_of_our_own(name: str, model: nn.Module, x: Tensor) -> None:
     method = getattr(attribution, name)
-    explainer = method(model, model[0]) if name == "IntegratedGradCam" else method(model, output_is="scores")
+    explainer = method(model, model[0]) if name == "IntegratedGradCam" else method(model, output_is="regression")
     settings = {"target": 1, **({"seed": 0, "n_masks": 20} if name == "RISE" else {})}
     found = captum.attr.NoiseTunnel(explainer).attribute(x, nt_samples=2, stdevs=0.0, **settings)
     torch.testing.assert_close(found, explainer.attribute(x, **settings), atol=1e-5, rtol=1e-5)
@@ -179,6 +179,7 @@ def test_every_spelling_of_one_target(name: str, model: nn.Module, x: Tensor) ->
         torch.testing.assert_close(attributed(3)[1], expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:the attribution by Lime is exactly 0:lm_plugins.errors.ExplanationWarning")
 @pytest.mark.parametrize("name", SAMPLED)
 def test_methods_of_one_number_say_how_to_explain_maps(name: str, model: nn.Module, x: Tensor) -> None:
     explainer = getattr(ours, name)(maps(model))

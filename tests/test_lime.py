@@ -362,7 +362,10 @@ def test_grey_images_in_the_wrong_form_say_which_is_right(road: str) -> None:
         if road == "classifier":
             MaskedClassifier(model, image)
         else:
-            LimeImageExplainer(model).explain_instance(image, num_samples=4, progress_bar=False)
+            halves = np.repeat([[0] * 6 + [1] * 6], 12, 0)
+            LimeImageExplainer(model).explain_instance(
+                image, num_samples=8, progress_bar=False, segmentation_fn=lambda image: halves
+            )
 
     with pytest.raises(
         ShapeError, match=r"3 channels.*its first takes 1.*pass an image \(H, W, 1\), since \(H, W\) becomes"

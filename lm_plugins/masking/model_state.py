@@ -70,11 +70,12 @@ class ModelState:
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """Whether somebody watches the calls of a model or of its modules."""
+    """Whether somebody may keep what modules of a model take or give. A hook that ``keeps_nothing`` says so itself."""
     registry = torch.nn.modules.module
-    return bool(registry._global_forward_hooks or registry._global_forward_pre_hooks) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in (model, *model.modules())
-    )
+    found = [registry._global_forward_hooks, registry._global_forward_pre_hooks]
+    for module in (model, *model.modules()):
+        found += [module._forward_hooks, module._forward_pre_hooks]
+    return any(not getattr(hook, "keeps_nothing", False) for hooks in found for hook in hooks.values())
 
 
 def _objects(model: nn.Module) -> list[Any]:

@@ -7,8 +7,6 @@ import inspect
 import sys
 from typing import Any
 
-import shap
-from shap.utils import MaskedModel
 from torch import nn
 
 from lm_plugins.errors import InputTypeError
@@ -26,6 +24,9 @@ def check_masker_of_caller() -> None:
     Raises:
         InputTypeError: SHAP evaluates masked inputs, and no pixel mask came with them.
     """
+    import shap  # not above: whoever has none is to be told by the package which extra installs it
+    from shap.utils import MaskedModel
+
     frame = sys._getframe(2)
     for _ in range(_FRAMES):
         caller = frame.f_locals.get("self")
@@ -49,6 +50,8 @@ def check_model_of_caller() -> None:
     Raises:
         InputTypeError: The explainer's model does not take images and a pixel mask.
     """
+    from shap.utils import MaskedModel
+
     caller = sys._getframe(2).f_locals.get("self")
     if not isinstance(caller, MaskedModel):
         return

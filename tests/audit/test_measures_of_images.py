@@ -87,7 +87,7 @@ def test_explanations_and_shapes_are_of_what_is_predicted_right(measure):
 
 def test_leakage_goes_into_images_of_other_labels():
     """A host whose label is the class of the object is none, whatever the model says about it."""
-    model = Quarters((-4.0, 0.0, 0.0, 0.0), 1.0)
+    model = Quarters((-4.0, 0.0, 0.0, 0.0), 1.5)
     of_class_1 = torch.ones(1, 1, 8, 8)
     of_class_1[:, :, :4, :4] = 0
     images = torch.cat([of_class_1, torch.ones(1, 1, 8, 8)])

@@ -120,7 +120,7 @@ CALLS = {
     "Quantus": quantus,
     "the audit": lambda m, x: run_audit(m, x, removals=("grey",), progress=False),
     "the gradient": lambda m, x: gradient_saliency(m, x, 0),
-    "the measures of LIME": lambda m, x: lime_attribution(m, "grey", x, FEATURES, 0, samples=4),
+    "LIME  ": lambda m, x: lime_attribution(m, "grey", x, FEATURES, 0, samples=4),
     "deletion": by_hand(deletion),
     "insertion": by_hand(insertion),
     "confidence": by_hand(confidence_in_top),

@@ -47,14 +47,13 @@ def spread(image):
 
 def otsu(values):
     """The middle of the split at which the variance between the two classes is largest, every split tried."""
-    values = sorted(float(value) for value in np.asarray(values, float).ravel())
+    values = np.sort(np.asarray(values, float).ravel())
     best, threshold = -1.0, None
     for low, high in itertools.pairwise(values):
         if low == high:
             continue
-        lower, upper = [one for one in values if one <= low], [one for one in values if one > low]
-        means = sum(lower) / len(lower), sum(upper) / len(upper)
-        variance = len(lower) * len(upper) * (means[0] - means[1]) ** 2
+        lower, upper = values[values <= low], values[values > low]
+        variance = len(lower) * len(upper) * (lower.mean() - upper.mean()) ** 2
         if variance > best * (1 + 1e-12):
             best, threshold = variance, (low + high) / 2
     return threshold
