@@ -28,9 +28,9 @@ _OWN = frozenset({"_learned"})
 class ModelState:
     """What of a model decides what it computes, the values of its weights apart.
 
-    These are its modules, their classes, code, attributes and hooks, global hooks, and the rule table; of attributes also what
-    lists, dictionaries, functions and objects hold, a few levels down. What changes in every call, such as a counter or a
-    log, is left out once that was seen. Not seen are functions that are no attribute of anything here, and what is written
+    These are its modules, their classes, code, attributes and hooks, global hooks, and the rule table; of attributes also
+    what lists, dictionaries, functions and objects hold, a few levels down. What changes in every call, such as a counter or
+    a log, is left out once that was seen. Not seen are functions that are no attribute of anything here, and what is written
     into arrays and buffers.
 
     Args:

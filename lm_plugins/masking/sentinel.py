@@ -73,8 +73,8 @@ def _check_unchanged(x: Tensor, hidden: Tensor) -> None:
         _refuse(
             blended,
             count,
-            "lie beside hidden ones, and between lm_plugins.MASKED and everything else: blends of the two, as a resize or a blur "
-            "makes them",
+            "lie beside hidden ones, and between lm_plugins.MASKED and everything else: blends of the two, as a resize or a "
+            "blur makes them",
         )
     else:
         _refuse(_far_below(x), _CHANGED_SHARE, "have one colour far below everything else: as if normalised")

@@ -46,14 +46,15 @@ def verify(model: nn.Module, x: Tensor, run: _Call, further: tuple[Any, ...] = (
     where = None if again else _first_difference(model, x, plain, run)
     if again:
         reason = (
-            "The model gives another answer to the same image every time, so that nothing can be explained: look for dropout, "
-            "noise or batch norm in training mode that model.eval() does not reach, such as in a function that is no module."
+            "The model gives another answer to the same image every time, so that nothing can be explained: look for "
+            "dropout, noise or batch norm in training mode that model.eval() does not reach, as in a function that is no "
+            "module."
         )
     else:
         reason = (
             f"{where or 'No module alone differs, so it is code of the model outside of its modules that does'}. Likely "
-            "reasons: code that asks what kind of tensor it has, works on values that it kept from an earlier call, or computes "
-            "outside of torch. Rewrite that part with torch functions, or choose another removal."
+            "reasons: code that asks what kind of tensor it has, works on values that it kept from an earlier call, or "
+            "computes outside of torch. Rewrite that part with torch functions, or choose another removal."
         )
     raise VerificationError(
         f"with every pixel visible, layer masking gives another answer than the model itself: {difference}. {reason} "

@@ -366,7 +366,10 @@ def test_functions_in_torchscript(body, x):
         return x * torch.sigmoid(x)
 
     model = nn.Sequential(body, Then(nn.Identity(), quietly(torch.jit.script, swish)))
-    message = r"below torch's functions was called in \"?'1 \(Then\)'.*compiled by torch\.jit\.script.*Replace it by Python code"
+    message = (
+        r"below torch's functions was called in \"?'1 \(Then\)'.*compiled by torch\.jit\.script.*"
+        r"Replace it by Python code"
+    )
     with pytest.raises(errors.UnsupportedOperatorError, match=message):
         masked(model)(x, VISIBLE)
 

@@ -182,7 +182,7 @@ def test_futures_that_are_done_are_compared(net, x):
         lm.LayerMasked(Promised().eval())(x, VISIBLE)
 
 
-# ---- when it is checked, and what that costs ---------------------------------------------------------------------------------
+# ---- when it is checked, and what that costs ----------------------------------------------------------------------
 
 
 def test_one_image_in_two_passes_once(net, x):

@@ -87,8 +87,8 @@ def _leaky_at_random(function: Callable[..., Any]) -> Callable[..., Any]:
 def _check_not_training(function: Callable[..., Any], is_training: bool) -> None:
     if is_training:
         raise UnsupportedOperatorError(
-            f"{function_name(function)} was called with training=True: every answer would be another. Call model.eval(); of a "
-            "dropout layer within a function that is no module, call its own eval()"
+            f"{function_name(function)} was called with training=True: every answer would be another. Call model.eval(); of "
+            "a dropout layer within a function that is no module, call its own eval()"
         )
 
 

@@ -16,8 +16,8 @@ __all__: list[str] = []
 _OF_SHAPE = "size dim ndimension numel nelement stride is_contiguous".split()
 _OF_KIND = "get_device is_floating_point is_complex is_signed is_inference is_conj is_neg element_size".split()
 _PROPERTIES = (
-    "dtype device requires_grad layout is_cuda is_cpu is_mps is_xpu is_xla is_meta is_sparse is_sparse_csr is_quantized is_mkldnn "
-    "is_nested is_leaf grad_fn retains_grad itemsize output_nr _version"
+    "dtype device requires_grad layout is_cuda is_cpu is_mps is_xpu is_xla is_meta is_sparse is_sparse_csr is_quantized "
+    "is_mkldnn is_nested is_leaf grad_fn retains_grad itemsize output_nr _version"
 ).split()
 
 
