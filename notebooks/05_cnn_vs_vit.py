@@ -139,7 +139,7 @@ vit = Repeated(
         image_size=32, patch_size=4, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10
     )
 )
-for name, model, epochs, rate in (("CNN", cnn, 4, 3e-3), ("ViT", vit, 14, 1e-3)):
+for name, model, epochs, rate in (("CNN", cnn, 10, 1e-3), ("ViT", vit, 14, 1e-3)):
     optimizer = torch.optim.AdamW(model.parameters(), rate)
     for _ in range(epochs):
         model.train()

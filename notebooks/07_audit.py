@@ -93,13 +93,13 @@ plt.show()
 # %% [markdown]
 # ## Colour
 #
-# How much does the answer change with the colour of the paint? Where nothing is painted it cannot.
+# How much does the answer change with the colour of the paint? Where nothing is painted it cannot, but for rounding.
 
 # %%
 fig, ax = compare_removals(result, "colour_bias")
 plt.show()
 bias = result.table[result.table["measure"] == "colour_bias"].groupby("removal")["value"].max()
-assert bias["layer_masking"] == 0 < bias["grey"]
+assert bias["layer_masking"] < 1e-5 < bias["grey"]
 
 # %% [markdown]
 # ## It does not advertise
