@@ -74,7 +74,7 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     check_autograd_function(args)
     for one in carriers:
         if one._memory is not None:
-            one.check_left(function_name(function))
+            one.check_left(function)
     if kwargs.get("out") is not None:
         return _written_out(function, args, kwargs)
     target = carriers[0] if (args[0] if args else kwargs.get("input")) is carriers[0] else None
@@ -84,7 +84,7 @@ def _act(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     result = _result(function, args, kwargs, holds_tokens, is_write)
     if target is not None:
         if is_write:
-            target.check_views(function_name(function), before)
+            target.check_views(function, before)
         elif gives_view(function) and not (function is Tensor.__getitem__ and _holds_tensor(args[1:])):
             if result is target and may_copy(function) and not target.is_channels_first:
                 result = target.twin()
@@ -129,7 +129,7 @@ def _written_out(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
         )
     before = out.regions()
     out.take_over(result)
-    out.check_views(function_name(function), before)
+    out.check_views(function, before)
     return out
 
 

@@ -12,6 +12,7 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.calls import call_rule
 from lm_plugins.masking.opaque_code import BELOW
 from lm_plugins.masking.run import Run
+from lm_plugins.masking.torch_functions import function_name
 
 __all__ = ["Carrier"]
 
@@ -134,26 +135,26 @@ class Carrier(Tensor):
             return False
         return self._memory is None or all(one.regions() is self.regions() for one in self._memory.others(self))
 
-    def check_left(self, name: str) -> None:
+    def check_left(self, function: Callable[..., Any] | None) -> None:
         """Check that nothing was written into an ordinary tensor that was made of it, as a view of its memory.
 
         Args:
-            name: Of the function that reads it now.
+            function: The one that reads it now; None if the model returns it.
 
         Raises:
             UnsupportedOperatorError: It was: in the plain model, this activation would have changed as well.
         """
         if self._memory is not None and any(one._version != version for one, version in self._memory.left):
             raise UnsupportedOperatorError(
-                f"{name} reads {self!r}, into whose features the model has written in place, which would have to change it "
-                "as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
+                f"{_named(function)} reads {self!r}, into whose features the model has written in place, which would have to "
+                "change it as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
             )
 
-    def check_views(self, name: str, before: Any) -> None:
+    def check_views(self, function: Callable[..., Any], before: Any) -> None:
         """Check after a write that it has reached every carrier that shares its memory in the model.
 
         Args:
-            name: Of the function that wrote.
+            function: The one that wrote.
             before: Its `regions` before that.
 
         Raises:
@@ -164,8 +165,8 @@ class Carrier(Tensor):
         moved = self.regions() is not before or self._memory.may_be_copies
         if any(moved or not _share_storage(one.values, self.values) for one in self._memory.others(self)):
             raise UnsupportedOperatorError(
-                f"{name} writes into {self!r}, of which the model holds another view that would not see it. Write into a "
-                "copy instead: x.clone(), or the function that does not work in place"
+                f"{_named(function)} writes into {self!r}, of which the model holds another view that would not see it. Write "
+                "into a copy instead: x.clone(), or the function that does not work in place"
             )
 
     # ---- what models ask a tensor often: answered without a look into the rule table ---------------------------------------
@@ -231,6 +232,11 @@ class Carrier(Tensor):
             f"{operator} was called {BELOW}, where masks cannot follow: by compiled code, by a C++ extension, or by a torch "
             "function that computes in C++"
         )
+
+
+def _named(function: Callable[..., Any] | None) -> str:
+    # Only in errors: torch takes its time to tell the name of a function, and every write would ask for it.
+    return "the output of the model" if function is None else function_name(function)
 
 
 def _share_storage(one: Tensor, other: Tensor) -> bool:

@@ -313,7 +313,7 @@ def _explain(
 def _ordinary(output: Any, run: Run) -> Any:
     """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
     if isinstance(output, Carrier):
-        output.check_left("the output of the model")
+        output.check_left(None)
     if isinstance(output, MaskedActivation):
         return output.with_hidden(0.0)
     if isinstance(output, Future):
