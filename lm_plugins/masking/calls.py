@@ -13,7 +13,7 @@ from lm_plugins.masking.opaque_code import check_autograd_function
 from lm_plugins.masking.registry import rule_of
 from lm_plugins.masking.torch_functions import function_name, gives_view, is_in_place, may_copy, reads_values
 
-__all__ = ["call_rule"]
+__all__ = ["call_rule", "converted"]
 
 # torch accepts NumPy's names for these two everywhere; rules are written with torch's own.
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
@@ -153,18 +153,19 @@ def _holds_tensor(values: Iterable[Any]) -> bool:
     return any(_holds_tensor(one) if isinstance(one, (list, tuple)) else isinstance(one, Tensor) for one in values)
 
 
-def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+def converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Arguments with every carrier in them converted, also in lists and dictionaries."""
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        parts = [_converted(one, convert) for one in value]
+        parts = [converted(one, convert) for one in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
-        return {name: _converted(one, convert) for name, one in value.items()}
+        return {name: converted(one, convert) for name, one in value.items()}
     return convert(value) if hasattr(type(value), "is_tokens") else value
 
 
 def _as_tokens(value: Any) -> Any:
-    return _converted(value, lambda one: one.as_tokens())
+    return converted(value, lambda one: one.as_tokens())
 
 
 def _ordinary(value: Any) -> Any:
-    return _converted(value, lambda one: one.ordinary())
+    return converted(value, lambda one: one.ordinary())

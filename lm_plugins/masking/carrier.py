@@ -147,7 +147,8 @@ class Carrier(Tensor):
         if self._memory is not None and any(one._version != version for one, version in self._memory.left):
             raise UnsupportedOperatorError(
                 f"{_named(function)} reads {self!r}, into whose features the model has written in place, which would have to "
-                "change it as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in place"
+                "change it as well. Write into a copy instead: x.flatten(1).clone(), or the function that does not work in "
+                "place"
             )
 
     def check_views(self, function: Callable[..., Any], before: Any) -> None:
@@ -165,8 +166,8 @@ class Carrier(Tensor):
         moved = self.regions() is not before or self._memory.may_be_copies
         if any(moved or not _share_storage(one.values, self.values) for one in self._memory.others(self)):
             raise UnsupportedOperatorError(
-                f"{_named(function)} writes into {self!r}, of which the model holds another view that would not see it. Write "
-                "into a copy instead: x.clone(), or the function that does not work in place"
+                f"{_named(function)} writes into {self!r}, of which the model holds another view that would not see it. "
+                "Write into a copy instead: x.clone(), or the function that does not work in place"
             )
 
     # ---- what models ask a tensor often: answered without a look into the rule table ---------------------------------------

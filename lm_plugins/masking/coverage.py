@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
-from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.calls import converted
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.opaque_code import running_eagerly
 from lm_plugins.masking.options import MaskingOptions
@@ -142,13 +142,7 @@ def _module_path(names: dict[int, str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Carrier):
-        return value.values
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(one) for one in value)
-    return value
+    return converted(value, lambda one: one.values)
 
 
 def _go_on(result: Any, run: Run) -> Any:
