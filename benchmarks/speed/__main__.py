@@ -21,7 +21,7 @@ from benchmarks.speed import explainers, forward, growth, memory, reference
 from benchmarks.speed.figure import draw
 from benchmarks.speed.forward import calls
 from benchmarks.speed.goals import goals
-from benchmarks.speed.machine import machine, versions
+from benchmarks.speed.machine import keep_freed_memory, machine, versions
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.subjects import MODELS, images, model_of
 from benchmarks.speed.tables import document
@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a small part, to see that everything works")
     parser.add_argument("--full", action="store_true", help="all combinations for all models: takes an hour or more")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--default-allocator", action="store_true", help="let the C library return freed memory, or not")
     parser.add_argument("--out", type=Path, default=Path("speed"))
     parser.add_argument("--docs", type=Path, help="also write tables and figure into this folder of documentation")
     parser.add_argument("--tables", type=Path, metavar="JSON", help="measure nothing: write those of an earlier run")
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.set_num_threads(options.threads)
     settings = Settings(device, options.threads, models, quick=options.quick, full=options.full, seed=options.seed)
-    where = machine(settings)
+    where = machine(settings) | {"keeps freed memory": not options.default_allocator and keep_freed_memory()}
     start = time.perf_counter()
     per_image = seconds_per_image(settings)
     settings = fitted(chosen, settings, per_image, options.minutes)
