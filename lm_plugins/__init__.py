@@ -15,8 +15,8 @@ from lm_plugins.masking import (
     unregister_rule,
 )
 from lm_plugins.masking import rules as _rules  # noqa: F401  fills the table
-from lm_plugins.masking.plugins import load_plugins as _load_plugins
 from lm_plugins.masking.registry import complete_on_first_use as _complete_on_first_use
+from lm_plugins.masking.registry import load_plugins as _load_plugins
 
 # Not now: a plug-in that is being imported may be what imports lm_plugins.
 _complete_on_first_use(_load_plugins)

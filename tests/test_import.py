@@ -52,7 +52,7 @@ assert states == (random.getstate(), numpy.random.get_state()[1].tolist())
 
 
 @pytest.mark.parametrize(
-    "module", ["masking", "masking.model", "masking.rules.convolution", "masking.plugins", "errors", "testing"]
+    "module", ["masking", "masking.model", "masking.rules.convolution", "masking.registry", "errors", "testing"]
 )
 def test_every_part_can_be_imported_first(module):
     result = run(f"import lm_plugins.{module}")

@@ -1,12 +1,14 @@
 """The rule table: which torch function acts how on a `MaskedActivation`, or on `MaskedTokens`."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Any, TypeVar
 
-from lm_plugins.errors import DuplicateRuleError, RuleError
+from lm_plugins.errors import DuplicateRuleError, PluginWarning, RuleError
 from lm_plugins.masking.torch_functions import (
     check_overridable,
     function_name,
@@ -15,11 +17,13 @@ from lm_plugins.masking.torch_functions import (
 )
 
 __all__ = [
+    "GROUP",
     "adding_only",
     "complete_on_first_use",
     "function_name",
     "has_rule",
     "is_in_place",
+    "load_plugins",
     "override_rule",
     "register_rule",
     "registered_functions",
@@ -28,6 +32,9 @@ __all__ = [
     "state_of_table",
     "unregister_rule",
 ]
+
+#: The group of entry points under which other packages announce their rules.
+GROUP = "lm_plugins.rules"
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
@@ -232,3 +239,30 @@ def state_of_table() -> tuple[Any, ...]:
     """What decides which rule acts here and now: the same objects as long as nothing has changed."""
     _complete()
     return (_edition, *(_overrides.get() or {}).values())
+
+
+def load_plugins() -> None:
+    """Load the rules of other packages: every entry point of the group `GROUP`, a module that registers them or a function.
+
+    A plug-in may add rules, not replace any, nor take any out. One that fails leaves the table as it was before it, and
+    a `PluginWarning` that names the distribution; the rest is loaded all the same.
+    """
+    for entry_point in sorted(entry_points(group=GROUP), key=lambda one: (_distribution(one), one.name)):
+        try:
+            with adding_only():
+                loaded = entry_point.load()
+                if entry_point.attr:
+                    loaded()
+        except Exception as error:  # whatever a foreign package raises, it must not take layer masking down
+            warnings.warn(
+                f"the masking rules of the package {_distribution(entry_point)!r} (entry point {entry_point.name!r} = "
+                f"{entry_point.value!r}) were not loaded: {type(error).__name__}: {error}. Update or uninstall the "
+                "package; models that need its rules will say so.",
+                PluginWarning,
+                stacklevel=2,
+            )
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    distribution = entry_point.dist
+    return "(unknown)" if distribution is None else f"{distribution.name} {distribution.version}"

@@ -1,12 +1,12 @@
 """The rules of torch's functions, one file per behaviour. Importing this package fills the table.
 
-Those for maps come first; the ones named after tokens, and attention, act on `lm_plugins.masking.MaskedTokens`.
+Most act on maps and on tokens; `token_layout` and `attention` act on `lm_plugins.masking.MaskedTokens`.
 """
 
 from lm_plugins.masking.rules import (
     arithmetic,
     attention,
-    comparison,
+    concatenation,
     convolution,
     layout,
     linear,
@@ -17,13 +17,12 @@ from lm_plugins.masking.rules import (
     reductions,
     resizing,
     token_layout,
-    transposed_convolution,
 )
 
 __all__ = [
     "arithmetic",
     "attention",
-    "comparison",
+    "concatenation",
     "convolution",
     "layout",
     "linear",
@@ -34,5 +33,4 @@ __all__ = [
     "reductions",
     "resizing",
     "token_layout",
-    "transposed_convolution",
 ]

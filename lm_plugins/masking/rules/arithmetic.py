@@ -1,6 +1,7 @@
-"""Arithmetic: activations added, multiplied, compared, concatenated or stacked."""
+"""Arithmetic: activations added, multiplied, compared, or chosen from by a condition."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -9,12 +10,11 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
-from lm_plugins.masking.part import are_cuts_of_same
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens
 
-__all__ = ["ELEMENTWISE", "POWERS", "merged"]
+__all__ = ["ELEMENTWISE", "POWERS"]
 
 ELEMENTWISE = (
     "add sub subtract mul multiply div divide true_divide maximum minimum "
@@ -27,25 +27,25 @@ ELEMENTWISE = (
 POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 
 
-def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Any, other: Any, **kwargs: Any) -> MaskedActivation:
-        """Merge two activations where both (or either) are visible; a number or an ordinary tensor changes values only."""
-        return merged(function, (input, other), kwargs)
-
-    return rule
-
-
-def merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> MaskedActivation:
+def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an element-wise function of activations, ordinary tensors and numbers, at least one of the first."""
+    carriers = [one for one in operands if isinstance(one, Carrier)]
+    if is_in_place(function) and operands[0] is not carriers[0]:
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} would write an activation of which a part is hidden into an ordinary tensor"
+        )
+    if any(one.is_tokens for one in carriers):
+        return _merged_tokens(function, operands, kwargs)
+    return _merged_maps(function, operands, kwargs)
+
+
+def _merged_maps(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> MaskedActivation:
+    """Maps are merged where both (or either) are visible, and padded from neighbours where one of them is not."""
     carriers = [one for one in operands if isinstance(one, MaskedActivation)]
     first = carriers[0]
     for one in operands:
         if isinstance(one, Tensor) and not isinstance(one, Carrier):
             _check_broadcast(function, first, one)
-    if operands[0] is not first and is_in_place(function):
-        raise UnsupportedOperatorError(
-            f"{function_name(function)} would write an activation of which a part is hidden into an ordinary tensor"
-        )
     if len(carriers) == 1:
         return first.like(function(*(first.values if one is first else one for one in operands), **kwargs))
     for one in carriers:
@@ -86,130 +86,36 @@ def _check_broadcast(function: Callable[..., Any], carrier: MaskedActivation, pl
         )
 
 
-def _power(function: Callable[..., Any]) -> Callable[..., Any]:
-    merge = _elementwise(function)
-
-    def rule(input: Any, exponent: Any) -> MaskedActivation:
-        """Raise to a power: a number, an ordinary tensor or another activation."""
-        result: MaskedActivation = merge(input, exponent)
-        return result
-
-    return rule
-
-
-for _function in spellings(*ELEMENTWISE):
-    register_rule(_function)(_elementwise(_function))
-
-for _function in spellings(*POWERS):
-    register_rule(_function)(_power(_function))
-
-
-def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Any, tensor1: Any, tensor2: Any, **kwargs: Any) -> MaskedActivation:
-        """Add a product or a quotient: a merge of all activations among the three."""
-        return merged(function, (input, tensor1, tensor2), kwargs)
-
-    return rule
-
-
-for _function in spellings("addcmul", "addcdiv"):
-    register_rule(_function)(_with_product(_function))
-
-
-def _between(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Any, end: Any, weight: Any) -> MaskedActivation:
-        """Interpolate between two: a merge of all activations among the three."""
-        return merged(function, (input, end, weight), {})
-
-    return rule
-
-
-for _function in spellings("lerp"):
-    register_rule(_function)(_between(_function))
-
-
-@register_rule(*spellings("cat", "concat", "concatenate"))
-def cat(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedActivation:
-    """Concatenate channels; the option `concatenation` says what is visible, `missing` what fills the rest."""
-    carriers = [one for one in tensors if isinstance(one, MaskedActivation)]
-    first = carriers[0]
-    if first.dims[dim] != "C" or any(one.dims != first.dims for one in carriers):
-        raise UnsupportedOperatorError(
-            f"torch.cat is masked along channels of activations with the same dimensions only; got dim={dim} of "
-            f"{[one.dims for one in carriers]}"
-        )
-    return _joined(lambda values: torch.cat(values, dim), tensors, first.dims)
-
-
-@register_rule(*spellings("stack"))
-def stack(tensors: Sequence[MaskedActivation | Tensor], dim: int = 0) -> MaskedActivation:
-    """Stack along a new channel dimension: what is visible as for a concatenation."""
-    carriers = [one for one in tensors if isinstance(one, MaskedActivation)]
-    dims = list(carriers[0].dims)
-    if any(one.dims != carriers[0].dims for one in carriers):
-        raise UnsupportedOperatorError(
-            f"torch.stack is masked for activations with the same dimensions only; got dim={dim} of "
-            f"{[one.dims for one in carriers]}"
-        )
-    dims.insert(dim % (len(dims) + 1), "C")
-    return _joined(lambda values: torch.stack(values, dim), tensors, tuple(dims))
-
-
-def _joined(
-    join: Callable[[list[Tensor]], Tensor], tensors: Sequence[MaskedActivation | Tensor], dims: tuple[str, ...]
-) -> MaskedActivation:
-    first, *others = (one.visibility for one in tensors if isinstance(one, MaskedActivation))
-    if any(are_cuts_of_same(one.visible, first.visible) for one in others):
-        raise UnsupportedOperatorError("joining several cuts of one map puts patches into channels: a matter of tokens")
-    visibility = first.after_concatenation(others)
-    # An ordinary tensor beside activations does not depend on the image's hidden part: it is visible wherever they are.
-    values = [one.completed_to(visibility.visible) if isinstance(one, MaskedActivation) else one for one in tensors]
-    return MaskedActivation(join(values), visibility, dims)
-
-
-# ---- of tokens -------------------------------------------------------------------------------------------------------
-
-
-def _elementwise_of_tokens(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Any, other: Any = None, **kwargs: Any) -> Any:
-        """Merge tokens; an ordinary tensor or a number changes values only."""
-        other = kwargs.pop("exponent") if "exponent" in kwargs else other
-        if isinstance(input, MaskedTokens) and isinstance(other, MaskedTokens):
-            if not _fit(input, other):
-                other = other.whole()
-                input = _made_whole(function, input)
-            positions = _merged_positions(function, input, other)
-            operands = (input.values, other.values)
-        else:
-            carrier = input if isinstance(input, MaskedTokens) else other
-            plain = other if carrier is input else input
-            plain = carrier.fitted(plain) if isinstance(plain, Tensor) else plain
-            operands = (carrier.values, plain) if carrier is input else (plain, carrier.values)
-            positions = carrier.positions
-        if is_in_place(function) and not isinstance(input, MaskedTokens):
-            raise UnsupportedOperatorError(
-                f"{function_name(function)} would write tokens of which a part is hidden into an ordinary tensor"
-            )
-        values = function(*operands, **kwargs)
+def _merged_tokens(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Tokens are merged with those of the same position; a tensor or a number changes values only."""
+    carriers = [one for one in operands if isinstance(one, MaskedTokens)]
+    if not _fit(carriers):
         if is_in_place(function):
-            input.values, input.positions = values, positions
-            return input
-        return MaskedTokens(values, tuple(_raised(one, values.ndim) for one in positions)).simplified()
-
-    return rule
-
-
-def _made_whole(function: Callable[..., Any], input: MaskedTokens) -> MaskedTokens:
+            carriers[0].take_over(carriers[0].whole())
+        operands = [one.whole() if isinstance(one, MaskedTokens) and one.is_dropped else one for one in operands]
+        carriers = [one for one in operands if isinstance(one, MaskedTokens)]
+    positions = carriers[0].positions
+    for one in carriers[1:]:
+        positions = _merged_positions(function, carriers[0], positions, one)
+    # Where several have lost tokens, all have lost the same.
+    like = next((one for one in carriers if one.is_dropped), carriers[0])
+    values = function(*(_plain_beside(like, one) for one in operands), **kwargs)
     if is_in_place(function):
-        input.take_over(input.whole())
-        return input
-    return input.whole()
+        carriers[0].values, carriers[0].positions = values, positions
+        return carriers[0]
+    return MaskedTokens(values, tuple(_raised(one, values.ndim) for one in positions)).simplified()
 
 
-def _fit(input: MaskedTokens, other: MaskedTokens) -> bool:
-    """Whether values broadcast: not if tokens were dropped from one of the operands only."""
-    sizes = zip(input.values.shape[::-1], other.values.shape[::-1], strict=False)
-    return all(one == two or 1 in (one, two) for one, two in sizes)
+def _plain_beside(carrier: MaskedTokens, operand: Any) -> Any:
+    if isinstance(operand, MaskedTokens):
+        return operand.values
+    return carrier.fitted(operand) if isinstance(operand, Tensor) else operand
+
+
+def _fit(carriers: Sequence[MaskedTokens]) -> bool:
+    """Whether values broadcast: not if tokens were dropped from some of the operands only."""
+    sides = zip_longest(*(one.values.shape[::-1] for one in carriers), fillvalue=1)
+    return all(len(set(sizes) - {1}) <= 1 for sizes in sides)
 
 
 def _raised(positions: TokenPositions, ndim: int) -> TokenPositions:
@@ -228,10 +134,10 @@ def _raised(positions: TokenPositions, ndim: int) -> TokenPositions:
 
 
 def _merged_positions(
-    function: Callable[..., Any], input: MaskedTokens, other: MaskedTokens
+    function: Callable[..., Any], input: MaskedTokens, positions: Sequence[TokenPositions], other: MaskedTokens
 ) -> tuple[TokenPositions, ...]:
-    ndim = max(input.ndim, other.ndim)
-    result = [_raised(one, ndim) for one in input.positions]
+    ndim = max(positions[0].numbers.ndim, other.ndim)
+    result = [_raised(one, ndim) for one in positions]
     for one in (_raised(one, ndim) for one in other.positions):
         if any(one.matches(known) for known in result):
             continue
@@ -282,5 +188,80 @@ def _of_both(function: Callable[..., Any], one: TokenPositions, other: TokenPosi
     return TokenPositions(one.numbers, merged)
 
 
-for _function in spellings(*ELEMENTWISE, *POWERS):
-    register_rule(_function, tokens=True)(_elementwise_of_tokens(_function))
+# ---- rules of maps and of tokens ----------------------------------------------------------------------------------------
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, other: Any, **kwargs: Any) -> Any:
+        """Merge two activations where both (or either) are visible; a number or an ordinary tensor changes values only."""
+        return _merged(function, (input, other), kwargs)
+
+    return rule
+
+
+def _power(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, exponent: Any) -> Any:
+        """Raise to a power: a number, an ordinary tensor or another activation."""
+        return _merged(function, (input, exponent), {})
+
+    return rule
+
+
+def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, tensor1: Any, tensor2: Any, **kwargs: Any) -> Any:
+        """Add a product or a quotient: a merge of all activations among the three."""
+        return _merged(function, (input, tensor1, tensor2), kwargs)
+
+    return rule
+
+
+def _between(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, end: Any, weight: Any) -> Any:
+        """Interpolate between two: a merge of all activations among the three."""
+        return _merged(function, (input, end, weight), {})
+
+    return rule
+
+
+def _filling(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, mask: Any, value: Any) -> Any:
+        """Overwrite where a mask says so: a merge of all activations among the three."""
+        return _merged(function, (input, mask, value), {})
+
+    return rule
+
+
+def _equality(compare: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: Any, other: Any) -> Any:
+        """Compare at every position; with what is no number, as Python does."""
+        return compare(input, other) if isinstance(other, (Tensor, bool, int, float, complex)) else NotImplemented
+
+    return rule
+
+
+for _names, _rule in (
+    (ELEMENTWISE, _elementwise),
+    (POWERS, _power),
+    (("addcmul", "addcdiv"), _with_product),
+    (("lerp",), _between),
+    (("masked_fill",), _filling),
+):
+    for _function in spellings(*_names):
+        register_rule(_function, both=True)(_rule(_function))
+
+for _name in ("eq", "ne"):
+    register_rule(getattr(Tensor, f"__{_name}__"), both=True)(_equality(getattr(torch, _name)))
+
+
+@register_rule(torch.where, both=True)
+def where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    """Choose one of two at every position: a merge of all activations among the three."""
+    if input is None or other is None:
+        raise UnsupportedOperatorError("torch.where of a condition alone lists positions: it is masked with two values")
+    return _merged(torch.where, (condition, input, other), {})
+
+
+@register_rule(Tensor.where, both=True)
+def where_method(input: Any, condition: Any, other: Any) -> Any:
+    """Choose one of two at every position."""
+    return where(condition, input, other)

@@ -1,4 +1,4 @@
-"""Convolution: neighbour padding around the known region, then the convolution itself."""
+"""Convolution and transposed convolution: neighbour padding around the known region, then the convolution itself."""
 
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ from lm_plugins.masking.activation import NCHW, MaskedActivation, PaddedActivati
 from lm_plugins.masking.geometry import Pair, Window
 from lm_plugins.masking.registry import register_rule
 from lm_plugins.masking.rules.layout import FOLDED
+from lm_plugins.masking.transposed_window import TransposedWindow
 
 __all__ = ["pair"]
 
@@ -66,6 +67,38 @@ def conv2d(
 def _rescaled(sums: MaskedActivation, rescaling: Tensor, bias: Tensor | None) -> MaskedActivation:
     values = (sums.values * sums.broadcast(rescaling)).to(sums.dtype)
     return sums.like(values if bias is None else values + bias[:, None, None])
+
+
+@register_rule(F.conv_transpose2d)
+def conv_transpose2d(
+    input: MaskedActivation,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> MaskedActivation:
+    """Pad the known region from its neighbours as far as outputs that count can see, then spread it.
+
+    Outputs that no position reaches are constants of the layer, as those of an explicit pad are.
+    """
+    if not isinstance(input, MaskedActivation) or input.dims != NCHW:
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.conv_transpose2d is masked for an image-like input (N, C, H, W) and ordinary weights only"
+        )
+    if input.visibility.options.padding == "partial":
+        raise UnsupportedOperatorError(
+            'torch.nn.functional.conv_transpose2d has no partial convolution; choose MaskingOptions(padding="neighbours") '
+            'or padding="zero"'
+        )
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    window = TransposedWindow(kernel, pair(stride), pair(padding), pair(output_padding), pair(dilation))
+    side = window.reach + 1
+    padded = input.padded_for(Window((side, side), (1, 1), (0, 0, 0, 0), (1, 1)))
+    values = F.conv_transpose2d(padded, weight, bias, stride, padding, output_padding, groups, dilation)
+    return MaskedActivation(values, input.visibility.after_transposed(window))
 
 
 @lru_cache(maxsize=4096)
