@@ -101,7 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a small part, to see that everything works")
     parser.add_argument("--full", action="store_true", help="all combinations for all models: takes an hour or more")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--default-allocator", action="store_true", help="let the C library return freed memory, or not")
+    parser.add_argument(
+        "--default-allocator", action="store_true", help="let the C library return freed memory, or not"
+    )
     parser.add_argument("--out", type=Path, default=Path("speed"))
     parser.add_argument("--docs", type=Path, help="also write tables and figure into this folder of documentation")
     parser.add_argument("--tables", type=Path, metavar="JSON", help="measure nothing: write those of an earlier run")
