@@ -28,7 +28,6 @@ ROADS = ("ours", "ours, prepared", "upstream, sentinel", "upstream, grey")
 #: Those on which the explainer alone is timed. With nothing removed, ours masks nothing: what is left is the explainer.
 OVERHEAD_ROADS = ("ours", "ours, nothing removed", "upstream, sentinel", "upstream, grey")
 GREY = 127  # 0 in the normalisation of the model
-BATCH = 32
 
 
 def samples_of(settings: Settings) -> dict[str, int]:
@@ -45,6 +44,11 @@ def samples_of(settings: Settings) -> dict[str, int]:
         "lime_image": 1000,
         "SHAP Partition": 200,
     }
+
+
+def batch_of(settings: Settings) -> int:
+    """Samples in a forward pass: as many as each kind of device likes."""
+    return 32 if settings.device.type == "cpu" else 256
 
 
 class Trivial(nn.Module):
@@ -120,7 +124,9 @@ class Explained:
         else:
             explainer = getattr(lm_plugins.captum, method)(self.models[road], removal=self._removal_of(road))
         with torch.inference_mode():
-            return explainer.attribute(self.x, target=self.target, perturbations_per_eval=BATCH, **arguments)
+            return explainer.attribute(
+                self.x, target=self.target, perturbations_per_eval=batch_of(self.settings), **arguments
+            )
 
     @cached_property
     def _segments(self) -> NDArray[np.int64]:
@@ -138,7 +144,7 @@ class Explained:
         common = {
             "top_labels": 1,
             "num_samples": count,
-            "batch_size": BATCH,
+            "batch_size": batch_of(self.settings),
             "segmentation_fn": lambda picture: self._segments,
         }
         if road.startswith("ours"):
@@ -177,7 +183,9 @@ class Explained:
                     return model(x.to(self.settings.device)).cpu().numpy()
 
         explainer = shap.PartitionExplainer(predict, self._maskers["ours" if road.startswith("ours") else road])
-        return explainer(self.pixels[None], max_evals=count, batch_size=BATCH, outputs=[self.target], silent=True)
+        return explainer(
+            self.pixels[None], max_evals=count, batch_size=batch_of(self.settings), outputs=[self.target], silent=True
+        )
 
 
 def rounds_for(settings: Settings) -> int:
@@ -204,7 +212,7 @@ def measure(settings: Settings, advance: Callable[[], object]) -> dict[str, Any]
     explained = Explained(model_of(MODEL, settings.device, settings.seed), samples, settings)
     trivial = Explained(Trivial().eval().to(settings.device), samples, settings)
     with torch.inference_mode():
-        batch = images(BATCH, settings.device)
+        batch = images(batch_of(settings), settings.device)
         visible = feature_mask("patches").to(settings.device).remainder(2).bool()
         for name, model in explained.models.items():  # a first call is slower
             model(batch)

@@ -14,6 +14,7 @@ from benchmarks.speed.timing import paired, ratio, summary
 from lm_plugins.errors import UnsupportedOperatorError
 
 GOAL_MODEL, GOAL_BATCH = "ResNet-50", 16
+LARGEST_BATCH_OF_GPU = 128
 FRACTIONS = (0.1, 0.5, 0.9)
 KINDS = ("patches", "superpixels")
 PLAIN = ("plain, default", "plain, channels-last", "plain, prepared")
@@ -35,7 +36,8 @@ def cases(name: str, settings: Settings) -> dict[int, list[Case]]:
     if settings.full:
         return {1: everything, 8: everything, 32: everything} | goal
     one_at_a_time = [("patches", fraction) for fraction in FRACTIONS] + [("superpixels", 0.5)]
-    return {1: [("patches", 0.5)], MODELS[name].largest_batch: [("patches", 0.5)]} | goal | {8: one_at_a_time}
+    largest = MODELS[name].largest_batch if settings.device.type == "cpu" else LARGEST_BATCH_OF_GPU
+    return {1: [("patches", 0.5)], largest: [("patches", 0.5)]} | goal | {8: one_at_a_time}
 
 
 def rounds_for(batch: int, settings: Settings) -> int:

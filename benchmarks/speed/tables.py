@@ -54,10 +54,18 @@ def _machine(record: dict[str, Any]) -> str:
     load = "" if machine["load before"] is None else f" (load before the run: {machine['load before']:.1f})"
     numbers = ", ".join(f"{name} {version}" for name, version in versions.items())
     quick = " **A quick run, to see that everything works: these are no results.**" if settings["quick"] else ""
+    kept = machine.get("keeps freed memory")
+    allocator = (
+        ""
+        if kept is None
+        else " Freed memory is kept."
+        if kept
+        else " Freed memory is kept or not, as the C library decides."
+    )
     return (
         f"`{record['command']}`, {record['date']}, {record['minutes']:.0f} minutes.{quick} "
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{load}. {gpu} {numbers}. "
-        "Medians of paired rounds, with quartiles in brackets."
+        f"Medians of paired rounds, with quartiles in brackets.{allocator}"
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["as_map", "as_rows", "is_everything", "overwritten", "sum_over"]
+__all__ = ["as_map", "as_rows", "has_bags", "is_everything", "overwritten", "sum_over"]
 
 
 def is_everything(region: Tensor) -> bool:
@@ -23,6 +23,11 @@ def as_map(rows: Tensor, shape: torch.Size) -> Tensor:
     """The map of `shape` ``(N, C, H, W)``, channels-last, that `as_rows` was given."""
     n, c, h, w = shape
     return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def has_bags(rows: Tensor) -> bool:
+    """Whether torch's embedding_bag can be relied on for these values: of other devices, not every version has it."""
+    return rows.device.type in ("cpu", "cuda")
 
 
 def overwritten(values: Tensor, rows: Tensor, value: float, *, in_place: bool) -> Tensor:
@@ -61,7 +66,7 @@ def sum_over(values: Tensor, region: Tensor, rows_of_region: Tensor) -> Tensor:
         >>> sum_over(values, region, region.flatten().nonzero()[:, 0])
         tensor([[6.]])
     """
-    if torch.is_grad_enabled():  # the gradient of embedding_bag has none of its own
+    if torch.is_grad_enabled() or not has_bags(values):  # the gradient of embedding_bag has none of its own
         return torch.where(region[:, None], values, 0.0).sum((2, 3))
     n, c, h, _ = values.shape
     counts = region.sum(2).reshape(-1)  # one bag a line of each image: enough of them to share, and short for precision

@@ -26,9 +26,6 @@ class Mask(Memo):
         inside: Bool ``(H, W)``, or None if every position belongs to the image.
     """
 
-    #: The types of devices on which Python may look at positions at once; of others, it would wait for them.
-    looked_at_on = frozenset({"cpu"})
-
     def __init__(self, positions: Tensor, inside: Tensor | None = None) -> None:
         super().__init__()
         self.positions = positions
@@ -49,6 +46,11 @@ class Mask(Memo):
         return self.once("hidden", lambda: ~self.positions if self.inside is None else ~self.positions & self.inside)
 
     @property
+    def hidden_on_host(self) -> Tensor:
+        """The same on the CPU, for those who decide by it what is called next."""
+        return self.once("hidden on host", lambda: self.hidden.cpu())
+
+    @property
     def rows(self) -> Tensor:
         """Int64: the indices of the region's positions among the ``N * H * W`` of the batch."""
         return self.once("rows", lambda: self.positions.reshape(-1).nonzero()[:, 0])
@@ -59,18 +61,9 @@ class Mask(Memo):
         return self.once("hidden_rows", lambda: self.hidden.reshape(-1).nonzero()[:, 0])
 
     @property
-    def is_on_host(self) -> bool:
-        """Whether its positions can be looked at and counted at once: elsewhere, Python would wait for the device."""
-        return self.positions.device.type in self.looked_at_on
-
-    @property
     def is_full(self) -> bool:
-        """Whether certainly nothing is hidden in any image of the batch; elsewhere than on the host nobody looks."""
-
-        def look() -> bool:
-            return is_everything(self.positions if self.inside is None else ~self.hidden)
-
-        return self.is_on_host and self.once("is_full", look)
+        """Whether nothing is hidden in any image of the batch."""
+        return self.once("is_full", lambda: is_everything(self.positions if self.inside is None else ~self.hidden))
 
     def covers(self, other: "Mask") -> bool:
         """Whether nothing that is in the other region is hidden here."""
@@ -88,23 +81,17 @@ class Mask(Memo):
         """
 
         def make() -> FillPlan:
-            by_rows = self.is_on_host
-            return FillPlan(self.positions, self.inside, diagonal, epsilon, by_rows=by_rows, detached=detached)
+            return FillPlan(self.positions, self.inside, diagonal, epsilon, detached=detached)
 
         return self.once(("fill", diagonal, epsilon, detached), make) if keep else make()
 
     def overwritten(self, values: Tensor, value: float, *, in_place: bool) -> Tensor:
-        """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last if it is on the host."""
-        if self.is_on_host:
-            return overwritten(values, self.hidden_rows, value, in_place=in_place)
-        hidden = self.hidden[:, None]
-        return values.masked_fill_(hidden, value) if in_place else values.masked_fill(hidden, value)
+        """A map ``(N, C, H, W)`` with `value` where it is hidden, channels-last."""
+        return overwritten(values, self.hidden_rows, value, in_place=in_place)
 
     def sum_of(self, values: Tensor) -> Tensor:
         """Sum a map ``(N, C, H, W)`` over the region of each image: ``(N, C)``."""
-        if self.is_on_host:
-            return sum_over(values, self.positions, self.rows)
-        return torch.where(self.positions[:, None], values, 0.0).sum((2, 3))
+        return sum_over(values, self.positions, self.rows)
 
     # ---- windows -----------------------------------------------------------------------------------------------
 
@@ -165,8 +152,6 @@ class Mask(Memo):
         """How many rings of padding complete the patches that hold something of the region; windows do not overlap."""
 
         def make() -> int:
-            if not self.is_on_host:
-                return max(window.kernel) - 1
             partly = self.any_in(window).positions
             for dim, size in enumerate(window.kernel, start=1):
                 partly = partly.repeat_interleave(size, dim)

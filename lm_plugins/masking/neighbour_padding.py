@@ -8,34 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_plugins.masking.channels_last import as_map, as_rows
+from lm_plugins.masking.channels_last import as_map, as_rows, has_bags
 
-__all__ = ["FillPlan", "Plan", "Ring", "RingOfMap", "RingOfRows", "ZeroPlan", "Zeros", "fill"]
+__all__ = ["FillPlan", "Filling", "Plan", "Ring", "ZeroPlan", "Zeros", "fill"]
 
 # The four direct neighbours, then the four diagonal ones.
 _NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-class Ring(Protocol):
-    """The positions at one distance from the known region. Each becomes the weighted mean of its known neighbours."""
+class Filling(Protocol):
+    """Values for some of the hidden positions."""
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
-        """A map ``(N, C, H, W)`` with the ring filled."""
+        """A map ``(N, C, H, W)`` with these positions filled."""
 
 
 class Plan(Protocol):
     """What stands at hidden positions, ring by ring."""
 
-    def rings(self, count: int) -> Sequence[Ring]:
+    def rings(self, count: int) -> Sequence[Filling]:
         """The first `count` rings around the region."""
 
 
 @dataclass(frozen=True)
-class RingOfRows:
-    """A ring as a list of its positions: indices into the rows of an ``(N * H * W, C)`` view.
+class Ring:
+    """The positions at one distance from the known region. Each becomes the weighted mean of its known neighbours.
 
-    `sources` are the known neighbours of each target, with `weights` that sum to one (a little less with an epsilon);
-    where a target has fewer than others, one of them stands in the remaining places, with weight 0.
+    Positions are indices into the rows of an ``(N * H * W, C)`` view. `sources` are the known neighbours of each target, with
+    `weights` that sum to one (a little less with an epsilon); where a target has fewer than others, one of them stands in
+    the remaining places, with weight 0.
     """
 
     targets: Tensor  # (P,) int64
@@ -44,7 +45,7 @@ class RingOfRows:
     detached: bool = False  # no gradient passes to the sources
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
-        """See `Ring`; channels-last, all other positions as they were."""
+        """See `Filling`; channels-last, all other positions as they were."""
         rows = as_rows(values)
         means = self._means(rows.detach() if self.detached else rows)
         rows = rows.index_copy_(0, self.targets, means) if in_place else rows.index_copy(0, self.targets, means)
@@ -52,30 +53,11 @@ class RingOfRows:
 
     def _means(self, rows: Tensor) -> Tensor:
         weights = self.weights.to(rows.dtype)
-        if self.detached or not torch.is_grad_enabled():
+        if has_bags(rows) and (self.detached or not torch.is_grad_enabled()):
             return F.embedding_bag(self.sources, rows, mode="sum", per_sample_weights=weights)
         # The gradient of embedding_bag has none of its own; this sum can be differentiated any number of times.
         terms = zip(self.sources.unbind(1), weights.unbind(1), strict=True)
         return torch.stack([rows.index_select(0, source) * weight[:, None] for source, weight in terms]).sum(0)
-
-
-@dataclass(frozen=True)
-class RingOfMap:
-    """A ring as masks of the whole map: more to compute, but nothing to count."""
-
-    known: Tensor  # (N, 1, H, W) bool
-    targets: Tensor  # (N, 1, H, W) bool
-    scale: Tensor  # (N, 1, H, W) float32: turns the weighted sum of the known neighbours into their mean
-    diagonal: float
-    detached: bool = False  # no gradient passes to the sources
-
-    def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
-        """See `Ring`; never in place, all other positions as they were."""
-        known = torch.where(self.known, values.detach() if self.detached else values, 0.0)
-        column = F.avg_pool2d(known, (3, 1), 1, (1, 0), divisor_override=1)
-        rest = F.avg_pool2d(torch.lerp(known, column, self.diagonal), (1, 3), 1, (0, 1), divisor_override=1)
-        total = torch.add(rest, column, alpha=1 - self.diagonal)  # of the neighbours; targets themselves are 0 in it
-        return torch.where(self.targets, total * self.scale.to(values.dtype), values)
 
 
 class FillPlan:
@@ -86,8 +68,6 @@ class FillPlan:
         fillable: Bool ``(H, W)``, or None for all: positions that may be filled (not the zeros of an explicit pad).
         diagonal: Weight of the four diagonal neighbours relative to the four direct ones.
         epsilon: Added to the sum of weights by which a mean divides.
-        by_rows: Look up the positions of each ring, and touch no others: less work, but their number must be known to
-            Python. Otherwise go over the whole map for every ring, so that nobody waits for a device.
         detached: Let no gradient pass from filled positions to those that they are filled from.
     """
 
@@ -97,10 +77,8 @@ class FillPlan:
         fillable: Tensor | None,
         diagonal: float,
         epsilon: float = 0.0,
-        by_rows: bool = True,
         detached: bool = False,
     ) -> None:
-        self._by_rows = by_rows
         self._detached = detached
         self._diagonal = diagonal
         self._epsilon = epsilon
@@ -110,12 +88,12 @@ class FillPlan:
         self._is_complete = False
 
     def rings(self, count: int) -> list[Ring]:
-        """The first `count` rings around the region; fewer where nothing is left to fill, if that was looked at."""
+        """The first `count` rings around the region; fewer where nothing is left to fill."""
         while len(self._rings) < count and not self._is_complete:
             known = self._known[-1]
             pattern = _pattern(known)
             new = (pattern > 0) & ~known if self._fillable is None else (pattern > 0) & ~known & self._fillable
-            ring = self._ring_of_rows(pattern, new) if self._by_rows else self._ring_of_map(pattern, new)
+            ring = self._ring(pattern, new)
             if ring is None:
                 self._is_complete = True
             else:
@@ -136,7 +114,7 @@ class FillPlan:
             count += 1
         return count
 
-    def _ring_of_rows(self, pattern: Tensor, new: Tensor) -> Ring | None:
+    def _ring(self, pattern: Tensor, new: Tensor) -> Ring | None:
         targets = new.reshape(-1).nonzero()[:, 0]
         if not len(targets):
             return None
@@ -145,12 +123,7 @@ class FillPlan:
         width = int(patterns.count.index_select(0, of_target).max())
         steps = patterns.steps[:, :width, 0] * new.shape[2] + patterns.steps[:, :width, 1]
         sources = targets[:, None] + F.embedding(of_target, steps)
-        return RingOfRows(targets, sources, F.embedding(of_target, patterns.weights[:, :width]), self._detached)
-
-    def _ring_of_map(self, pattern: Tensor, new: Tensor) -> Ring:
-        patterns = _patterns(self._diagonal, self._epsilon, new.device)
-        scale = torch.where(new, patterns.scale[pattern.long()], 0.0)
-        return RingOfMap(self._known[-1][:, None], new[:, None], scale[:, None], self._diagonal, self._detached)
+        return Ring(targets, sources, F.embedding(of_target, patterns.weights[:, :width]), self._detached)
 
 
 @dataclass(frozen=True)
@@ -160,7 +133,7 @@ class Zeros:
     hidden: Tensor  # (N, H, W) bool
 
     def fill(self, values: Tensor, *, in_place: bool) -> Tensor:
-        """See `Ring`; never in place, since another layer may take some of these positions as known."""
+        """See `Filling`; never in place, since another layer may take some of these positions as known."""
         return values.masked_fill(self.hidden[:, None], 0.0)
 
 
@@ -170,7 +143,7 @@ class ZeroPlan:
 
     hidden: Tensor  # (N, H, W) bool
 
-    def rings(self, count: int) -> Sequence[Ring]:
+    def rings(self, count: int) -> Sequence[Filling]:
         """See `Plan`."""
         return [Zeros(self.hidden)][:count]
 
@@ -193,7 +166,6 @@ class _Patterns:
         order = known.argsort(dim=1, descending=True, stable=True)  # those known first
         weights = torch.tensor([1.0] * 4 + [diagonal] * 4) * known
         total = (weights.sum(1) + epsilon).clamp(min=torch.finfo(weights.dtype).tiny)
-        self.scale = (1 / total).to(device)  # (256,)
         self.count = known.sum(1).to(device)  # (256,)
         self.weights = (weights / total[:, None]).gather(1, order).to(device)  # (256, 8)
         order = torch.where(known.gather(1, order) > 0, order, order[:, :1])
@@ -208,7 +180,7 @@ def _patterns(diagonal: float, epsilon: float, device: torch.device) -> _Pattern
     if key not in _known_patterns:
         with torch.inference_mode(False):  # what inference makes, autograd may not use later
             made = _Patterns(diagonal, epsilon, device)
-        if type(made.scale) is not Tensor:  # made while somebody only pretends to compute
+        if type(made.count) is not Tensor:  # made while somebody only pretends to compute
             return made
         _known_patterns[key] = made
     return _known_patterns[key]
@@ -227,7 +199,7 @@ def fill(values: Tensor, plan: Plan, count: int, *, in_place: bool) -> Tensor:
         in_place: Write into `values` where its memory format allows it. Not for values that autograd has saved.
 
     Returns:
-        ``(N, C, H, W)``, in channels-last format if by rows; `values` itself if there was nothing to fill.
+        ``(N, C, H, W)``, in channels-last format; `values` itself if there was nothing to fill.
 
     References:
         Balasubramanian and Feizi, ICCV 2023, "neighbor padding". Theirs weights all eight neighbours alike, divides

@@ -21,7 +21,7 @@ class Part(Mask):
         positions: As of `Mask`.
         inside: As of `Mask`.
         whole: The region that its positions were taken from.
-        numbers: Int64 ``(N, H, W)``: which of its positions these are.
+        numbers: Int64 ``(N, H, W)``, on the host: which of its positions these are.
         alone: The same region as one of its own, if it is not just what was taken: samples may stand for more.
     """
 
@@ -74,12 +74,15 @@ class Part(Mask):
 
 
 def numbers_of(mask: Mask) -> tuple[Mask, Tensor]:
-    """The region that numbers the positions of one, itself or what it was taken from, and their numbers ``(N, H, W)``."""
+    """The region that numbers the positions of one, itself or what it was taken from, and their numbers ``(N, H, W)``.
+
+    Numbers stay on the host, wherever the activations are: they decide what is called next.
+    """
     if isinstance(mask, Part):
         return mask.whole, mask.numbers
 
     def make() -> Tensor:
-        return torch.arange(mask.positions.numel(), device=mask.positions.device).view_as(mask.positions)
+        return torch.arange(mask.positions.numel()).view(mask.positions.shape)
 
     return mask, mask.once("numbers", make)
 
@@ -93,8 +96,9 @@ def taken(mask: Mask, numbers: Tensor) -> Mask:
     for one in earlier:
         if torch.equal(one.numbers, numbers):
             return one
-    inside = None if mask.inside is None else mask.inside.flatten()[numbers[0] % mask.inside.numel()]
-    earlier.append(Part(mask.positions.flatten()[numbers], inside, mask, numbers))
+    index = numbers.to(mask.positions.device)
+    inside = None if mask.inside is None else mask.inside.flatten()[index[0] % mask.inside.numel()]
+    earlier.append(Part(mask.positions.flatten()[index], inside, mask, numbers))
     return earlier[-1]
 
 

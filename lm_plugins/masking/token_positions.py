@@ -26,7 +26,8 @@ class TokenPositions(Memo):
 
     Args:
         numbers: int64, as many dimensions as the values; of size 1 along dimensions in which positions do not vary. Position
-            ``(n, h, w)`` has the number ``(n * H + h) * W + w``.
+            ``(n, h, w)`` has the number ``(n * H + h) * W + w``. They are on the host, wherever the values are: every layout
+            looks at them, and would have to wait for a device.
         visibility: The regions of the map; the visible one counts.
         whole: If hidden tokens were dropped from the values: the positions as if they had not been. Otherwise None.
     """
@@ -59,13 +60,23 @@ class TokenPositions(Memo):
 
     @property
     def hidden(self) -> Tensor:
-        """Bool of the shape of `numbers`."""
+        """Bool of the shape of `numbers`, where the values are."""
+        return self.once("hidden", lambda: self.hidden_on_host.to(self.device))
+
+    @property
+    def hidden_on_host(self) -> Tensor:
+        """The same on the CPU."""
 
         def make() -> Tensor:
-            region = self.visibility.visible.hidden.flatten()
+            region = self.visibility.visible.hidden_on_host.flatten()
             return torch.cat([region, region.new_tensor([False])])[self.numbers]  # a constant is the last
 
-        return self.once("hidden", make)
+        return self.once("hidden on host", make)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.visibility.visible.positions.device
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
@@ -76,7 +87,7 @@ class TokenPositions(Memo):
     @property
     def is_full(self) -> bool:
         """Whether nothing is hidden."""
-        return self.once("is_full", lambda: not bool(self.hidden.any()))
+        return self.once("is_full", lambda: not bool(self.hidden_on_host.any()))
 
     @property
     def is_constant(self) -> bool:
@@ -94,7 +105,7 @@ class TokenPositions(Memo):
         if self.numbers.shape != other.numbers.shape or not torch.equal(self.numbers, other.numbers):
             return False
         mine, theirs = self.visibility.visible, other.visibility.visible
-        return mine is theirs or (mine.size == theirs.size and torch.equal(self.hidden, other.hidden))
+        return mine is theirs or (mine.size == theirs.size and torch.equal(self.hidden_on_host, other.hidden_on_host))
 
     # ---- layout ----------------------------------------------------------------------------------------------------
 

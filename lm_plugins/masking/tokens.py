@@ -194,9 +194,7 @@ def sequence_of(positions: TokenPositions) -> Sequence | None:
             if prefix < 0 or not positions.varies(dim):
                 continue
             constants, spatial = numbers.narrow(dim, 0, prefix), numbers.narrow(dim, prefix, h * w)
-            steps = torch.arange(h * w, device=numbers.device).reshape(
-                [-1 if i == dim else 1 for i in range(numbers.ndim)]
-            )
+            steps = torch.arange(h * w).reshape([-1 if i == dim else 1 for i in range(numbers.ndim)])
             if bool((constants == CONSTANT).all()) and bool((spatial % (h * w) == steps).all()):
                 is_one_image = (spatial // (h * w) == spatial.narrow(dim, 0, 1) // (h * w)).all()
                 if bool(is_one_image) and bool((spatial >= 0).all()):
@@ -220,7 +218,7 @@ def _dropped(positions: TokenPositions) -> TokenPositions | None:
     sequence = sequence_of(positions)
     if sequence is None or sequence.prefix or positions.numbers.numel() != n * h * w or h * w <= 2:
         return None
-    hidden = positions.hidden.movedim(sequence.dim, -1).reshape(n, h * w)
+    hidden = positions.hidden_on_host.movedim(sequence.dim, -1).reshape(n, h * w)
     count = max(int((~hidden).sum(1).max()), 2)  # along a single one, positions would not vary
     if count == h * w:
         return None
@@ -294,13 +292,13 @@ def restored(values: Tensor, positions: TokenPositions) -> Tensor:
 
 
 def _index(positions: TokenPositions, sequence: Sequence) -> Tensor:
-    """The index that each token that stays has among all, int64 of the shape of ``positions.numbers``."""
+    """The index that each token that stays has among all, int64 of the shape of `numbers`, where values are."""
 
     def make() -> Tensor:
         numbers = positions.numbers
         _, h, w = positions.map_shape
-        steps = torch.arange(numbers.shape[sequence.dim], device=numbers.device)
+        steps = torch.arange(numbers.shape[sequence.dim])
         steps = steps.reshape([-1 if i == sequence.dim else 1 for i in range(numbers.ndim)])
-        return torch.where(numbers == CONSTANT, steps, numbers % (h * w) + sequence.prefix)
+        return torch.where(numbers == CONSTANT, steps, numbers % (h * w) + sequence.prefix).to(positions.device)
 
     return positions.once("index", make)

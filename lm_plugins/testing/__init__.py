@@ -4,10 +4,9 @@ For rules of your own and for the models that you rely on. It needs no test runn
 `lm_plugins.errors.ConformanceError`, which is an ``AssertionError``.
 """
 
-from lm_plugins.testing.accelerators import as_on_accelerator
 from lm_plugins.testing.conformance import Kept, ModelConformance
 from lm_plugins.testing.garbage import overwrite_hidden
 from lm_plugins.testing.model import check_model
 from lm_plugins.testing.rule import check_rule
 
-__all__ = ["Kept", "ModelConformance", "as_on_accelerator", "check_model", "check_rule", "overwrite_hidden"]
+__all__ = ["Kept", "ModelConformance", "check_model", "check_rule", "overwrite_hidden"]

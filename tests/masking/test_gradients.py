@@ -73,9 +73,7 @@ def test_gradcheck(options, pool, inputs):
 @pytest.mark.parametrize(
     "options", [*samples.OPTIONS, *samples.ABLATIONS[:4]], ids=[*samples.OPTION_NAMES, *samples.ABLATION_NAMES[:4]]
 )
-@pytest.mark.parametrize("is_on_host", [True, False])
-def test_second_order_gradients(options, is_on_host, inputs, monkeypatch):
-    monkeypatch.setattr(samples.Mask, "is_on_host", property(lambda self: is_on_host))
+def test_second_order_gradients(options, inputs):
     x, visible = inputs
     x, visible = x[:1, :, :6, :6].detach().requires_grad_(), visible[:1, :6, :6]
     masked = lm.LayerMasked(network(nn.AvgPool2d(2, 1)), options)

@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from lm_plugins.masking.neighbour_padding import FillPlan, fill
 from tests.references import filling
 
-both_roads = pytest.mark.parametrize("by_rows", [True, False])
-
 
 @given(
     n=st.integers(1, 2),
@@ -32,9 +30,6 @@ def test_equals_the_slow_reference(n, h, w, density, fences, diagonal, epsilon, 
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # the plan's weights are float32
     assert torch.equal(plan.known_after(count), expected_known)
     assert torch.equal(fill(values.clone(), plan, count, in_place=True), got)
-    by_map = FillPlan(known, fillable, diagonal, epsilon, by_rows=False)
-    torch.testing.assert_close(fill(values, by_map, count, in_place=False), expected, rtol=1e-6, atol=1e-6)
-    assert torch.equal(by_map.known_after(count), expected_known)
 
 
 def test_a_ring_is_planned_once():
@@ -51,26 +46,24 @@ def test_weights_of_a_position_sum_to_one():
         torch.testing.assert_close(ring.weights.sum(1), torch.ones(len(ring.targets)))
 
 
-@both_roads
-def test_rings_to_cover(by_rows):
+def test_rings_to_cover():
     known = torch.zeros(1, 1, 9, dtype=torch.bool)
     known[0, 0, 0] = True
-    plan = FillPlan(known, None, 1.0, by_rows=by_rows)
+    plan = FillPlan(known, None, 1.0)
     for last in range(9):
         wanted = torch.zeros_like(known)
         wanted[0, 0, last] = True
         assert plan.rings_to_cover(wanted) == last
 
 
-@both_roads
-def test_rings_to_cover_stops_where_padding_cannot_reach(by_rows):
+def test_rings_to_cover_stops_where_padding_cannot_reach():
     nothing = torch.zeros(1, 4, 4, dtype=torch.bool)
-    assert FillPlan(nothing, None, 1.0, by_rows=by_rows).rings_to_cover(~nothing) == 0
+    assert FillPlan(nothing, None, 1.0).rings_to_cover(~nothing) == 0
     wall = torch.ones(4, 4, dtype=torch.bool)
     wall[:, 1] = False
     left = nothing.clone()
     left[:, 0, 0] = True
-    plan = FillPlan(left, wall, 1.0, by_rows=by_rows)
+    plan = FillPlan(left, wall, 1.0)
     assert plan.rings_to_cover(~nothing) == 3  # down the first column
     assert plan.known_after(9).sum() == 4
 
@@ -90,29 +83,26 @@ def test_values_are_left_alone_unless_in_place_is_asked_for():
         assert torch.equal(given, before)
 
 
-@both_roads
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_keeps_the_dtype(dtype, by_rows):
+def test_keeps_the_dtype(dtype):
     values, known = torch.randn(2, 3, 4, 5).to(dtype), torch.rand(2, 4, 5) < 0.5
-    got = fill(values, FillPlan(known, None, 0.3, by_rows=by_rows), 2, in_place=False)
+    got = fill(values, FillPlan(known, None, 0.3), 2, in_place=False)
     assert got.dtype == dtype
-    assert got.is_contiguous(memory_format=torch.channels_last) or not by_rows
+    assert got.is_contiguous(memory_format=torch.channels_last)
     expected, _ = filling.fill(values, known, diagonal=0.3, count=2)
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
-@both_roads
-def test_hidden_values_play_no_part(by_rows):
+def test_hidden_values_play_no_part():
     values, known = torch.randn(1, 3, 5, 5), torch.rand(1, 5, 5) < 0.4
-    plan = FillPlan(known, None, 0.3, by_rows=by_rows)
+    plan = FillPlan(known, None, 0.3)
     dirty = torch.where(known[:, None], values, torch.nan)
     assert torch.equal(fill(dirty, plan, 9, in_place=False), fill(values, plan, 9, in_place=False))
 
 
-@both_roads
-def test_gradient_flows_through_filled_positions(by_rows):
+def test_gradient_flows_through_filled_positions():
     known = torch.rand(1, 4, 4) < 0.4
-    plan = FillPlan(known, None, 0.3, by_rows=by_rows)
+    plan = FillPlan(known, None, 0.3)
     values = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda values: fill(values, plan, 9, in_place=False), values)
     fill(values, plan, 9, in_place=False).sum().backward()

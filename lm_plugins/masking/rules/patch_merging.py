@@ -83,8 +83,8 @@ def merged_patches(input: MaskedTokens, dim: int) -> MaskedTokens | MaskedActiva
 
 
 def _order(positions: TokenPositions, shape: Sequence[int]) -> Tensor:
-    """The indices that bring values of `shape` into the order of the map, channels last."""
-    return positions.numbers.expand(*shape).flatten().argsort(stable=True)
+    """The indices that bring values of `shape` into the order of the map, channels last; where the values are."""
+    return positions.numbers.expand(*shape).flatten().argsort(stable=True).to(positions.device)
 
 
 def _merged(positions: TokenPositions, dim: int) -> tuple[TokenPositions, Window] | None:
@@ -102,7 +102,7 @@ def _merged(positions: TokenPositions, dim: int) -> tuple[TokenPositions, Window
     # Positions alone, without channels beside them, are a sequence, not a patch.
     if h % kernel[0] or w % kernel[1] or len(one) == kernel[0] * kernel[1]:
         return None
-    of_position = torch.arange(n * (h // kernel[0]) * (w // kernel[1]), device=numbers.device)
+    of_position = torch.arange(n * (h // kernel[0]) * (w // kernel[1]))
     of_position = of_position.reshape(n, h // kernel[0], w // kernel[1])
     of_position = of_position.repeat_interleave(kernel[0], 1).repeat_interleave(kernel[1], 2)
     patch = of_position.flatten()[numbers]

@@ -46,8 +46,17 @@ def _lay_out(function: Callable[..., Any], input: MaskedTokens, args: Any, kwarg
     )
 
 
+def _on_host(value: Any) -> Any:
+    """An index, or several, where the numbers of positions are."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_host(one) for one in value)
+    return value.cpu() if isinstance(value, Tensor) and not isinstance(value, Carrier) else value
+
+
 def _positions_after(function: Callable[..., Any], positions: Any, shape: Any, args: Any, kwargs: Any) -> list[Any]:
     key = _key(function, args, kwargs)
+    if key is None:
+        args, kwargs = _on_host(args), {name: _on_host(value) for name, value in kwargs.items()}
     return [one.laid_out(key, shape, lambda numbers: function(numbers, *args, **kwargs)) for one in positions]
 
 
@@ -221,7 +230,8 @@ def setitem(input: MaskedTokens, index: Any, value: Any) -> None:
     if isinstance(value, MaskedTokens):
         input.take_over(input.whole())
         value = value.whole()
-        part = [one.laid_out(None, input.shape, lambda numbers: numbers[index]) for one in input.positions]
+        on_host = _on_host(index)
+        part = [one.laid_out(None, input.shape, lambda numbers: numbers[on_host]) for one in input.positions]
         if not _same_positions(part, value.positions):
             raise UnsupportedOperatorError(
                 f"torch.Tensor.__setitem__ of a part of {input!r} by {value!r} of other positions"
