@@ -260,7 +260,12 @@ def main() -> None:
     rows = [*timm_rows(arguments.all, arguments.filter), *torchvision_rows(arguments.filter)]
     done = {}
     if arguments.resume and arguments.out and arguments.out.exists():
-        for one in json.loads(arguments.out.read_text())["rows"]:
+        record = json.loads(arguments.out.read_text())
+        before, now = record.get("versions", {}), versions()
+        changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+        if changed:
+            parser.error(f"{arguments.out} holds rows of other versions ({'; '.join(changed)}): take another file.")
+        for one in record["rows"]:
             row = Row(**{name: value for name, value in one.items() if name != "holds"})
             if row.holds:
                 done[row.suite, row.model] = row
@@ -289,13 +294,17 @@ def report(row: Row) -> str:
     return f"{'ok' if row.holds else 'NO':2} {row.suite}/{row.module}/{row.family}: {row.model}, {row.side} px: {why}"
 
 
+def versions() -> dict[str, str]:
+    """Of all that decides whether a law holds."""
+    ours = {"python": platform.python_version(), "lm_plugins": lm.__version__}
+    return ours | {one.__name__: one.__version__ for one in (torch, torchvision, timm)}
+
+
 def write(rows: list[Row], out: Path) -> None:
     """Write JSON with the versions that it was made with."""
-    versions = {"python": platform.python_version(), "lm_plugins": lm.__version__}
-    versions |= {one.__name__: one.__version__ for one in (torch, torchvision, timm)}
     listed = [{**asdict(row), "holds": row.holds} for row in rows]
     lines = ",\n".join(f"    {json.dumps(one)}" for one in listed)
-    out.write_text(f'{{\n  "versions": {json.dumps(versions)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    out.write_text(f'{{\n  "versions": {json.dumps(versions())},\n  "rows": [\n{lines}\n  ]\n}}\n')
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 __all__ = ["written"]
@@ -26,7 +27,7 @@ def written(file: Path, write: Callable[[Path], Any]) -> None:
         >>> file.read_text(), len(list(file.parent.iterdir()))
         ('whole', 1)
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{get_ident()}.partial")
     try:
         write(partial)
         with partial.open("rb+") as handle:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lm_plugins.shap as ours
+from lm_plugins.errors import OptionError
 from lm_plugins.features import grid, superpixels
 from lm_plugins.removal import Colour
 
@@ -309,10 +310,23 @@ def test_superpixels_of_scikit_image(model: nn.Module) -> None:
     assert function.everything.shape == values.shape[:2]
 
 
+def test_features_in_a_word(model: nn.Module) -> None:
+    ramp = np.indices((12, 12))[1][..., None] * np.ones(3) / 12
+    np.testing.assert_array_equal(
+        ours.Masker(SHAPE, "grid:4").feature_mask(ramp), ours.Masker(SHAPE, 4).feature_mask(ramp)
+    )
+    expected = superpixels(ramp, n_segments=4, start_label=0)
+    np.testing.assert_array_equal(ours.Masker(SHAPE, "slic:4").feature_mask(ramp), expected)
+    function = ours.ValueFunction(model, ramp, "slic:4")
+    assert function.everything.shape == (1, int(expected.max()) + 1)
+    with pytest.raises(OptionError, match=r"neither grid:N .* nor slic:N"):
+        ours.Masker(SHAPE, "patches")
+
+
 # ---- saving -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", [None, 4, SEGMENTS, torch.tensor(SEGMENTS), halves])
+@pytest.mark.parametrize("features", [None, 4, "grid:4", SEGMENTS, torch.tensor(SEGMENTS), halves])
 def test_maskers_survive_saving_and_pickling(features: object, images: np.ndarray) -> None:
     masker = ours.Masker(SHAPE, features, values="features" if features is not None else "pixels")
     stream = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_plugins.atomic_write import written
 from lm_plugins.audit.model_answers import ModelAnswers, changed_answers
-from lm_plugins.audit.tables import COLUMNS, pd
+from lm_plugins.audit.tables import COLUMNS, damage, pd
 from lm_plugins.errors import OptionError
 
 __all__ = ["Checkpoints", "Row"]
@@ -56,7 +56,8 @@ class Checkpoints:
                 before = json.loads(self._settings.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise OptionError(f"{self._settings} cannot be read: {error}. {_ANEW}") from error
-            before = before if isinstance(before, dict) else {}
+            if not isinstance(before, dict):
+                raise OptionError(f"{self._settings} cannot be read: it holds no settings. {_ANEW}")
             changed = [key for key in sorted({*before, *settings}) if before.get(key) != settings.get(key)]
             if changed:
                 details = "; ".join(_change(key, before.get(key), settings.get(key)) for key in changed)
@@ -107,7 +108,9 @@ class Checkpoints:
             frame = pd.read_parquet(file)
         except (OSError, ValueError):  # what another program left behind, or a disk that lost its end
             return None
-        return [dict(row) for row in frame.to_dict("records")] if list(frame.columns) == list(COLUMNS) else None
+        # Measured again rather than believed: whoever damaged it has not touched the others.
+        is_whole = not damage(frame) and not frame["value"].isna().any()
+        return [dict(row) for row in frame.to_dict("records")] if is_whole else None
 
     def save(self, rows: list[Row], *key: str) -> None:
         """Keep the rows of a part."""

@@ -24,6 +24,7 @@ from lm_plugins.errors import (
     OptionError,
     UnsupportedOperatorError,
 )
+from lm_plugins.features import Features
 from lm_plugins.removal import Removal, as_removal
 
 __all__ = ["Images", "check_model", "named_features", "named_removals"]
@@ -139,7 +140,23 @@ def named_features(features: Iterable[str] | Mapping[str, FeatureMaker]) -> dict
     """Makers of feature masks by name."""
     if isinstance(features, Mapping):
         return dict(features)
-    return {name: FEATURES[name] for name in known(features, tuple(FEATURES), "a kind of features")}
+    names = (features,) if isinstance(features, str) else tuple(dict.fromkeys(features))
+    if not names:
+        raise OptionError(
+            f"a kind of features is missing: pass some of {', '.join(map(repr, FEATURES))}, 'grid:N', 'slic:N'."
+        )
+    return {name: _maker(name) for name in names}
+
+
+def _maker(name: Any) -> FeatureMaker:
+    if name in FEATURES:
+        return FEATURES[name]
+    try:
+        return Features.of(name)
+    except OptionError as error:
+        raise OptionError(
+            f"a kind of features is one of {', '.join(map(repr, FEATURES))}, 'grid:N', 'slic:N'; got {name!r}."
+        ) from error
 
 
 def known(given: Iterable[Any], known: tuple[str, ...], what: str) -> tuple[Any, ...]:

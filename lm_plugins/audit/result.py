@@ -10,7 +10,7 @@ from lm_plugins.atomic_write import written
 from lm_plugins.audit.bootstrap import entropy_interval, mean_interval
 from lm_plugins.audit.missingness import class_entropy
 from lm_plugins.audit.recommendation import Recommendation, recommend
-from lm_plugins.audit.tables import COLUMNS, pd
+from lm_plugins.audit.tables import COLUMNS, damage, pd
 from lm_plugins.errors import OptionError, ShapeError
 
 __all__ = ["AuditResult"]
@@ -148,4 +148,14 @@ class AuditResult:
                 f"{folder} holds a table of {len(table)} rows where {record.get('rows')} are expected: its files are not of "
                 "one audit. Run it again."
             )
+        problem = damage(table) or _damaged_costs(record["provenance"])
+        if problem:
+            raise OptionError(f"the audit in {folder} cannot be read: {problem}. Run it again.")
         return cls(table, record["provenance"])
+
+
+def _damaged_costs(provenance: Mapping[str, Any]) -> str:
+    costs = provenance.get("costs", {})
+    is_whole = isinstance(costs, dict) and all(type(one) is int for one in costs.values())
+    is_whole = is_whole and isinstance(provenance.get("left_out", {}), dict)
+    return "" if is_whole else "audit.json does not say what removals cost, or which were left out"

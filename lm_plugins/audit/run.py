@@ -77,8 +77,9 @@ def run_audit(
         labels: The class of each image, None for those that have none. Needed for accuracy only.
         removals: Names or objects (see `lm_plugins.removal`), or a dict of them by the name to show. Parts in `out` know
             them by that name and their ``repr``.
-        features: ``"patches"`` (14 along the shorter side: 16 x 16 pixels at 224), ``"superpixels"`` (about 196 by SLIC); or
-            a dict of functions ``image (C, H, W) -> feature mask (H, W)`` by name.
+        features: ``"patches"`` (14 along the shorter side: 16 x 16 pixels at 224), ``"superpixels"`` (about 196 by SLIC),
+            ``"grid:N"`` and ``"slic:N"`` (see `lm_plugins.features.Features`); or a dict of functions ``image
+            (C, H, W) -> feature mask (H, W)`` by name.
         orders: ``"random"``, ``"most_salient_first"``, ``"least_salient_first"``; saliency is `gradient_saliency`.
         fractions: Of the features that are removed, in [0, 1].
         measures: See `lm_plugins.audit.MEASURES`.

@@ -15,6 +15,7 @@ from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.output import examples, note, print_json, say, writable_folder
 from lm_plugins.cli.parameters import FEATURES, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
 from lm_plugins.errors import ImageFileError, MissingDependencyError, OptionError
+from lm_plugins.progress import progress
 
 __all__ = ["explain"]
 
@@ -78,17 +79,16 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     model, preprocessing = loaded(options)
     built = built_removals(removals, preprocessing)
     found = find_images(images, preprocessing, check=False)
-    from tqdm.auto import tqdm
-
     explained: list[Any] = []
     records: list[dict[str, Any]] = []
     # What the model prints is no result of ours.
-    with contextlib.redirect_stdout(sys.stderr):
-        for index in tqdm(range(len(found)), desc=options["method"], unit="image"):
+    with contextlib.redirect_stdout(sys.stderr), progress(len(found), options["method"], show=True) as done:
+        for index in range(len(found)):
             try:
                 picture = found.picture(index)
             except ImageFileError as error:
                 found.skip(index, error)
+                done()
                 continue
             one, feature_mask = explained_image(
                 model, preprocessing, found.names[index], picture, method, built, options
@@ -99,6 +99,7 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
                 folder, index, one, options["figures"]
             )
             records.append(_record(one, files))
+            done()
     found.check_any(len(records))
     if found.skipped:
         note(found.report())

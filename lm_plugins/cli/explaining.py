@@ -62,7 +62,7 @@ def explained_image(
     target = predicted if options["target"] is None else options["target"]
     check_target(target, (len(probabilities),))
     features = options["features"] or method.features
-    feature_mask = features.mask(pixels).to(x.device)
+    feature_mask = features(pixels).to(x.device)
     explanations = []
     for chosen, removal in removals.items():
         start = time.perf_counter()
@@ -86,10 +86,11 @@ def explained_image(
         ).scores[0]  # fmt: skip
         left = {step / steps: score for step, score in enumerate(curve.tolist())}
         explanations.append(Explanation(chosen, attribution, ranks_of(attribution), left, seconds))
+    is_probability = options["output"] != "regression"
+    names = [model.class_name(one) if is_probability else f"output {one}" for one in (target, predicted)]
     one = ExplainedImage(
-        name, pixels, model.class_name(target), float(probabilities[target]), model.class_name(predicted), explanations,
-        is_probability=options["output"] != "regression",
-    )  # fmt: skip
+        name, pixels, names[0], float(probabilities[target]), names[1], explanations, is_probability=is_probability
+    )
     return one, feature_mask.cpu()
 
 
@@ -139,13 +140,15 @@ def write_figures(folder: Path, index: int, one: ExplainedImage, formats: Sequen
     axes = figure.subplots(1, count, squeeze=False)[0]
     pixels = one.pixels.movedim(0, -1).numpy()
     axes[0].imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
-    axes[0].set_title(f"{one.target}\n{one.probability:.0%}", fontsize=10)
+    axes[0].set_title(f"{one.target}\n{one.says}", fontsize=10)
     axes[0].axis("off")
     for axis, each in zip(axes[1:], one.explanations, strict=True):
         attribution_overlay(one.pixels, each.attribution, ax=axis, limit=one.limit)
         axis.set_title(each.removal.replace("_", " "), fontsize=10)
     scale = ScalarMappable(Normalize(-one.limit, one.limit), "RdBu_r")
-    figure.colorbar(scale, ax=list(axes), shrink=0.7, label="lowers the class | raises it")
+    figure.colorbar(
+        scale, ax=list(axes), shrink=0.7, label=f"lowers the {'class' if one.is_probability else 'output'} | raises it"
+    )
     return [
         _written(
             folder / f"{_plain_name(index, one.name)}.{kind}",

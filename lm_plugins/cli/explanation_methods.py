@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.cli.parameters import Features
 from lm_plugins.errors import MissingDependencyError, OptionError
+from lm_plugins.features import Features
 from lm_plugins.features.output import OutputIs, as_probabilities
 from lm_plugins.removal import Removal
 

@@ -3,13 +3,25 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["as_options", "examples", "note", "plain", "print_json", "print_table", "say", "writable_folder"]
+__all__ = [
+    "as_options",
+    "examples",
+    "note",
+    "plain",
+    "print_json",
+    "print_table",
+    "say",
+    "warnings_noted",
+    "writable_folder",
+]
 
 #: What a terminal would obey instead of print, and what is no character at all: bytes of file names that are not UTF-8.
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
@@ -103,6 +115,22 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Tell people something, on standard error."""
     click.echo(plain(text), err=True)
+
+
+@contextmanager
+def warnings_noted() -> Iterator[None]:
+    """Within the block, a warning of Python is a note, in words of the command line; the same text comes once."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        text = as_options(str(message))
+        if text not in told:
+            told.add(text)
+            note(f"note: {text}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def writable_folder(folder: Path) -> Path:

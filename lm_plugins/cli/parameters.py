@@ -2,23 +2,22 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
-from torch import Tensor
 
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
 from lm_plugins.errors import OptionError
-from lm_plugins.features import grid, superpixels
+from lm_plugins.features import Features
 from lm_plugins.removal import REMOVALS, PixelColour, Removal, as_removal
 
 __all__ = [
-    "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Features", "Names", "built_removals", "loaded", "model_options",
+    "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Names", "built_removals", "loaded", "model_options",
 ]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -75,28 +74,6 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         return tuple(float(one) for one in texts)
 
 
-@dataclass(frozen=True)
-class Features:
-    """Which pixels are removed together.
-
-    Args:
-        kind: ``"grid"`` or ``"slic"``.
-        number: Pixels along a side of a patch, or about how many superpixels.
-    """
-
-    kind: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.number}"
-
-    def mask(self, x: Tensor) -> Tensor:
-        """The feature mask ``(H, W)`` of an image ``(C, H, W)``."""
-        if self.kind == "grid":
-            return grid((x.shape[-2], x.shape[-1]), self.number)
-        return superpixels(x, n_segments=self.number, start_label=0)
-
-
 class _Features(click.ParamType):  # type: ignore[type-arg]
     name = "grid:N|slic:N"
 
@@ -104,15 +81,10 @@ class _Features(click.ParamType):  # type: ignore[type-arg]
         """From ``"grid:16"`` or ``"slic:100"``."""
         if isinstance(value, Features):
             return value
-        kind, _, number = str(value).partition(":")
-        if kind not in ("grid", "slic") or not re.fullmatch("0*[1-9][0-9]{0,5}", number):
-            self.fail(
-                f"{value!r} is neither grid:N (patches of N x N pixels) nor slic:N (about N superpixels), N from 1 to "
-                "999999.",
-                parameter,
-                context,
-            )
-        return Features(kind, int(number))
+        try:
+            return Features.of(str(value))
+        except OptionError as error:
+            self.fail(str(error), parameter, context)
 
 
 #: What every library that draws takes as a seed.

@@ -14,7 +14,7 @@ from lm_plugins.cli.exit_codes import ExitCode, is_out_of_memory
 from lm_plugins.cli.explain import explain
 from lm_plugins.cli.methods import methods
 from lm_plugins.cli.models import models
-from lm_plugins.cli.output import as_options, examples, note
+from lm_plugins.cli.output import as_options, examples, note, warnings_noted
 from lm_plugins.cli.removals import removals
 from lm_plugins.cli.termination import Terminated, termination_raised
 from lm_plugins.errors import (
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `lm_plugins.cli.exit_codes.ExitCode`.
     """
     try:
-        with termination_raised():
+        with termination_raised(), warnings_noted():
             result = program.main(
                 args=None if arguments is None else list(arguments), prog_name="lm-plugins", standalone_mode=False
             )

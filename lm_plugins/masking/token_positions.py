@@ -107,6 +107,13 @@ class TokenPositions(Memo):
         mine, theirs = self.visibility.visible, other.visibility.visible
         return mine is theirs or (mine.size == theirs.size and torch.equal(self.hidden_on_host, other.hidden_on_host))
 
+    def kept_of(self, whole: "TokenPositions") -> "TokenPositions":
+        """The same positions, as those that stay of `whole`, from which hidden tokens were dropped."""
+        # Holding the whole keeps its id its own.
+        key = ("kept of", id(whole))
+        made: TokenPositions = self.once(key, lambda: (TokenPositions(self.numbers, self.visibility, whole), whole))[0]
+        return made
+
     # ---- layout ----------------------------------------------------------------------------------------------------
 
     def laid_out(self, key: Hashable | None, shape: Sequence[int], operation: Callable[[Tensor], Any]) -> Any:

@@ -88,6 +88,7 @@ def explanation_report(
     Raises:
         MissingDependencyError: Jinja2 or Pillow is not installed.
     """
+    is_probability = all(image.is_probability for image in images)
     fractions = images[0].explanations[0].left if images else {}
     return rendered(
         "explanation.html.j2",
@@ -95,7 +96,14 @@ def explanation_report(
         method=method,
         description=description,
         images=[_viewer(image) for image in images],
-        columns=["Photograph", "Removal", "Class", *(f"{one:.0%}" for one in fractions), "Seconds"],
+        what="the probability of the class" if is_probability else "the output",
+        columns=[
+            "Photograph",
+            "Removal",
+            "Class" if is_probability else "Output",
+            *(f"{one:.0%}" for one in fractions),
+            "Seconds",
+        ],
         skipped=dict(skipped or {}),
         not_shown=not_shown,
         provenance=[(key, str(value)) for key, value in provenance.items()],

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError
+from lm_plugins.features import Features as InAWord
 from lm_plugins.features import grid, relabelled
 from lm_plugins.shap.hierarchy import centres_of, hierarchy_of_features, hierarchy_of_pixels
 
-__all__ = ["Features", "Layout", "as_numpy", "feature_mask_of"]
+__all__ = ["Features", "Layout", "as_numpy", "by_image", "feature_mask_of"]
 
-#: None: every pixel is a feature. A patch size, (height, width) of a patch, a feature mask (H, W), or a function of an
-#: image, an array (H, W, C), that returns one.
-Features = int | Sequence[int] | Tensor | NDArray[Any] | Callable[[NDArray[Any]], Tensor | NDArray[Any]] | None
+#: None: every pixel is a feature. A patch size, (height, width) of a patch, "grid:16" or "slic:100", a feature mask (H, W),
+#: or a function of an image, an array (H, W, C), that returns one.
+Features = int | str | Sequence[int] | Tensor | NDArray[Any] | Callable[[NDArray[Any]], Tensor | NDArray[Any]] | None
 
 
 def as_numpy(images: Any) -> NDArray[Any]:
@@ -25,6 +27,19 @@ def as_numpy(images: Any) -> NDArray[Any]:
     if isinstance(images, Tensor):
         return np.asarray(images.detach().cpu())
     return images if isinstance(images, np.ndarray) else np.stack([as_numpy(image) for image in images])
+
+
+def by_image(features: Features) -> Features:
+    """A word, such as ``"slic:100"``, as the function of an image that it stands for; anything else as it is.
+
+    Raises:
+        OptionError: The word is neither ``grid:N`` nor ``slic:N``.
+    """
+    return partial(_in_a_word, InAWord.of(features)) if isinstance(features, str) else features
+
+
+def _in_a_word(word: InAWord, image: NDArray[Any]) -> Tensor:
+    return word(torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0))))
 
 
 def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None) -> NDArray[np.int64]:
@@ -41,7 +56,7 @@ def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None)
     Raises:
         ShapeError: The feature mask has another height or width than the image.
         InputTypeError: It is no array or tensor, or an id is no whole number.
-        OptionError: A patch size is below 1.
+        OptionError: A patch size is below 1, or a word is neither ``grid:N`` nor ``slic:N``.
 
     Example:
         >>> from lm_plugins.shap.layout import feature_mask_of
@@ -52,6 +67,7 @@ def feature_mask_of(features: Features, shape: Sequence[int], image: Any = None)
     height, width = size = int(shape[0]), int(shape[1])
     if features is None:
         return np.arange(height * width).reshape(size)
+    features = by_image(features)
     made = features(as_numpy(image)) if callable(features) else features
     if isinstance(made, (int, np.integer)) and not isinstance(made, bool) and not callable(features):
         made = (int(made), int(made))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
-from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
+from lm_plugins.shap.layout import Features, Layout, as_numpy, by_image, feature_mask_of
 from lm_plugins.shap.migration import check_model_of_caller
 
 try:
@@ -28,9 +28,10 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
 
     Args:
         shape: ``(H, W, C)`` of an image.
-        features: What is hidden together. None: every pixel on its own. An int or (height, width): patches of that size. A
-            feature mask ``(H, W)``, array or tensor, with any ids. Or a function of an image, an array ``(H, W, C)``, that
-            returns one, such as ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
+        features: What is hidden together. None: every pixel on its own. An int or (height, width): patches of that size.
+            ``"grid:16"`` or ``"slic:100"``: see `lm_plugins.features.Features`. A feature mask ``(H, W)``, array or tensor,
+            with any ids. Or a function of an image, an array ``(H, W, C)``, that returns one, such as
+            ``functools.partial(lm_plugins.features.superpixels, n_segments=100)``.
         values: What gets a SHAP value. ``"pixels"``, as with `shap.maskers.Image`: results have the shape of the images
             and go into `shap.image_plot`; for the Partition explainer. ``"features"``: results have one value for each
             feature, for the Permutation and Exact explainers; `to_pixels` prepares them for `shap.image_plot`.
@@ -40,7 +41,7 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
     Raises:
         ShapeError: `shape` is not ``(H, W, C)``, or the feature mask has another height or width.
         InputTypeError: `features` is nothing of the above.
-        OptionError: An unknown `values`, or a patch size below 1.
+        OptionError: An unknown `values`, a patch size below 1, or a word that is neither ``grid:N`` nor ``slic:N``.
 
     Example:
         >>> import numpy as np, shap, torch
@@ -73,11 +74,11 @@ class Masker(shap.maskers.Masker):  # type: ignore[misc]
         self.image_shape = _image_shape(shape)
         if values not in ("pixels", "features"):
             raise OptionError(f"values is 'pixels' or 'features', got {values!r}.")
-        self.features, self.values, self.hierarchy = features, values, hierarchy
+        self.features, self.values, self.hierarchy = by_image(features), values, hierarchy
         # With it, shap.Explainer chooses Partition.
         self.image_data = values == "pixels" or hierarchy
         self._latest: tuple[Any, Layout] | None = None
-        self._fixed = None if callable(features) else self._layout_for(None)
+        self._fixed = None if callable(self.features) else self._layout_for(None)
         self.shape: Any = self._shape if self._fixed is None else self._shape(None)
         if values == "features":
             # What SHAP keeps with the values: which features are present (all), and their names.

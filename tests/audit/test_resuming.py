@@ -183,7 +183,7 @@ def test_a_model_that_cannot_take_the_kept_image_says_so(model, images, tmp_path
     ("damage", "text"),
     [
         (lambda folder: (folder / "settings.json").write_text("{"), "settings.json cannot be read"),
-        (lambda folder: (folder / "settings.json").write_text("[]"), "other settings"),
+        (lambda folder: (folder / "settings.json").write_text("[]"), "settings.json cannot be read"),
         (lambda folder: (folder / "answers.npz").write_bytes(b"PK\x03\x04"), "answers.npz cannot be read"),
         (lambda folder: (folder / "answers.npz").write_text("{}"), "answers.npz cannot be read"),
         (lambda folder: np.savez(folder / "answers.npz", image=np.zeros(3)), "answers.npz cannot be read"),
@@ -203,6 +203,50 @@ def test_a_part_of_other_columns_is_done_again(model, images, tmp_path):
     for part in (tmp_path / "parts").glob("*.parquet"):
         pd.DataFrame({"value": [1.0]}).to_parquet(part)
     same(run_audit(model, images, out=tmp_path, **SMALL), expected)
+
+
+DAMAGES = {
+    "text for numbers": lambda table: table.assign(value="much"),
+    "bools for numbers": lambda table: table.assign(value=True),
+    "numbers for text": lambda table: table.assign(removal=3),
+    "nothing for text": lambda table: table.assign(image=None),
+    "half a class": lambda table: table.assign(measure="predicted_class", value=0.5),
+    "no class": lambda table: table.assign(measure="predicted_class", value=float("nan")),
+    "an infinite class": lambda table: table.assign(measure="predicted_class", value=float("inf")),
+    "no seed": lambda table: table.assign(seed=float("nan")),
+    "other columns": lambda table: table.rename(columns={"value": "number"}),
+    "a column more": lambda table: table.assign(more=1),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), lambda table: table.assign(value=float("nan"))])
+def test_a_damaged_part_is_measured_again(model, images, tmp_path, damage):
+    expected = run_audit(model, images, out=tmp_path, **SMALL)
+    for part in (tmp_path / "parts").glob("*.parquet"):
+        damage(pd.read_parquet(part)).to_parquet(part)
+    similarity = torch.eye(5)
+    found = run_audit(model, images, out=tmp_path, class_similarity=similarity, **SMALL).table
+    same(AuditResult(found[found["measure"] != "class_similarity"], expected.provenance), expected)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_table_is_not_loaded(model, images, tmp_path, damage):
+    run_audit(model, images, out=tmp_path, **SMALL)
+    file = tmp_path / "table.parquet"
+    damage(pd.read_parquet(file)).to_parquet(file)
+    with pytest.raises(OptionError, match=r"cannot be read: .*Run it again"):
+        AuditResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [{"costs": []}, {"costs": {"grey": "much"}}, {"left_out": 3}])
+def test_a_damaged_provenance_is_not_loaded(model, images, tmp_path, damaged):
+    run_audit(model, images, out=tmp_path, **SMALL)
+    file = tmp_path / "audit.json"
+    record = json.loads(file.read_text())
+    record["provenance"].update(damaged)
+    file.write_text(json.dumps(record))
+    with pytest.raises(OptionError, match=r"audit\.json does not say what removals cost"):
+        AuditResult.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"rows": 3}', '{"provenance": 1}', "{"])

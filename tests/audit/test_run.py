@@ -111,6 +111,12 @@ def test_a_data_set_is_read_image_by_image(model, images):
     same(run_audit(model, DataSet(), **SMALL), run_audit(model, images, **SMALL))
 
 
+def test_features_in_a_word_are_those_of_a_function(model, images):
+    table = run_audit(model, images, **{**SMALL, "features": "grid:4"}).table
+    expected = run_audit(model, images, **{**SMALL, "features": {"grid:4": BLOCKS["blocks"]}}).table
+    assert table.equals(expected)
+
+
 def test_another_seed_draws_other_features(model, images):
     one, other = (run_audit(model, images, seed=seed, **SMALL) for seed in (0, 1))
     assert not one.table["value"].equals(other.table["value"])
@@ -325,7 +331,10 @@ def test_what_lets_the_model_peek_cannot_win(model, images):
         ({"removals": ("gray",)}, OptionError, "no removal is called 'gray'"),
         ({"removals": ("grey", "grey")}, OptionError, "once each"),
         ({"removals": ()}, OptionError, "no removals"),
-        ({"features": ("pixels",)}, OptionError, "'patches', 'superpixels'; got 'pixels'"),
+        ({"features": ("pixels",)}, OptionError, "'patches', 'superpixels', 'grid:N', 'slic:N'; got 'pixels'"),
+        ({"features": ("grid:0",)}, OptionError, "'grid:N', 'slic:N'; got 'grid:0'"),
+        ({"features": (3,)}, OptionError, "got 3"),
+        ({"features": ()}, OptionError, "a kind of features is missing"),
         ({"features": {"odd": lambda image: torch.zeros(2, 2, dtype=torch.int64)}}, ShapeError, r"'odd'.*\(2, 2\)"),
         ({"orders": ("best",)}, OptionError, "got 'best'"),
         ({"fractions": (0.5, 1.5)}, OptionError, r"in \(0, 1\]"),

@@ -1,6 +1,7 @@
 """Factories for ``--model tests.cli.small_models:NAME``."""
 
 import sys
+import warnings
 
 import torch
 from torch import nn
@@ -29,6 +30,14 @@ class Uncovered(Classifier):
         return super().forward(torch.erfinv(x / 100))
 
 
+class Warner(Classifier):
+    """Has something to say at every call."""
+
+    def forward(self, x):
+        warnings.warn("mind the gap (output='logits')", stacklevel=1)
+        return super().forward(x)
+
+
 class Spatial(nn.Module):
     """Returns a map instead of logits."""
 
@@ -44,6 +53,10 @@ def classifier():
 
 def uncovered():
     return Uncovered()
+
+
+def warns():
+    return Warner()
 
 
 def spatial():

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import sys
 
 import numpy as np
@@ -311,6 +312,19 @@ def test_a_regression_has_no_percent(explain, tmp_path):
     assert "%" not in out
     (record,) = json.loads((tmp_path / "out" / "explanations.json").read_text())["images"]
     assert record["value"] == pytest.approx(record["explanations"][0]["left"]["0"], abs=1e-5)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "raises the output" in page
+    assert record["target"] == "output 0"
+    assert "class" not in re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_warnings_are_notes_and_come_once(explain, photos):
+    code, _, err = explain("--model", "tests.cli.small_models:warns", "--removal", "grey", images=[photos])
+    assert code == ExitCode.DONE
+    assert err.count("note: mind the gap (--output logits)") == 1
+    assert "UserWarning" not in err
+    assert ".py" not in err
 
 
 @pytest.mark.filterwarnings("default::lm_plugins.errors.ExplanationWarning")

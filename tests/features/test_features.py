@@ -9,7 +9,7 @@ from torch import Tensor
 
 import lm_plugins as lm
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError
-from lm_plugins.features import CoalitionEvaluator, grid, relabelled, superpixels, visible_from
+from lm_plugins.features import CoalitionEvaluator, Features, grid, relabelled, superpixels, visible_from
 
 FEATURES = torch.tensor([[0, 0, 1], [2, 2, 1]])
 
@@ -169,3 +169,25 @@ def test_autocast_runs_the_model_in_another_dtype():
 def test_batch_sizes_below_one_are_refused(batch_size):
     with pytest.raises(OptionError, match=f"at least 1, or None for an automatic choice; got {batch_size}"):
         CoalitionEvaluator(lambda x, visible: x, torch.rand(1, 1, 4, 4), grid((4, 4), 2), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("text", ["grid:16", "slic:7", "grid:007"])
+def test_features_in_a_word(text):
+    features = Features.of(text)
+    image = torch.linspace(0, 1, 33).expand(3, 20, 33)
+    kind, number = text.split(":")
+    expected = (
+        grid((20, 33), 16 if number == "16" else 7)
+        if kind == "grid"
+        else superpixels(image, n_segments=7, start_label=0)
+    )
+    assert torch.equal(features(image), expected)
+    assert Features.of(str(features)) == features
+
+
+@pytest.mark.parametrize(
+    "text", ["grid", "grid:", "grid:0", "slic:-3", "slic:1e3", "Grid:3", "grid:3:4", "grid: 3", "", "grid:1000000"]
+)
+def test_other_words_are_no_features(text):
+    with pytest.raises(OptionError, match=r"neither grid:N .* nor slic:N"):
+        Features.of(text)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lm_plugins.audit.alignment import alignment, top_features, top_jaccard
 from lm_plugins.audit.audited_image import AuditedImage
 from lm_plugins.audit.lime_explanation import lime_coefficients
-from lm_plugins.audit.measures.measure import NO_FRACTION, Number, Prepared
+from lm_plugins.audit.measures.measure import NO_FRACTION, Measure, Number, Prepared
 from lm_plugins.audit.rank_agreement import rank_agreement
 from lm_plugins.removal import as_removal
 
@@ -17,14 +17,13 @@ __all__ = ["LimeQuality", "RankAgreement"]
 
 
 @dataclass(frozen=True)
-class _WithLime:
+class _WithLime(Measure):
     """What the measures of explanations by LIME share. Only images that are predicted right are explained."""
 
     features: str
     samples: int
     seed: int
-    order: str = ""
-    needs_saliency: bool = False
+    order = ""
 
     @property
     def key(self) -> str:
@@ -53,8 +52,7 @@ class _WithLime:
 class LimeQuality(_WithLime):
     """Whether LIME finds what matters: ablation of its top features and, where the object is known, alignment with it."""
 
-    measure: str = "lime"
-    together: bool = False
+    measure = "lime"
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Explain, then judge: features are ablated by grey for all, as the paper does."""
@@ -82,8 +80,8 @@ class LimeQuality(_WithLime):
 class RankAgreement(_WithLime):
     """Whether LIME ranks the features under one removal as it does under the others."""
 
-    measure: str = "rank_agreement"
-    together: bool = True
+    measure = "rank_agreement"
+    together = True
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """The mean rank correlation of each removal with the others."""

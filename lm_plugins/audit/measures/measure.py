@@ -1,8 +1,9 @@
 """What a measure of an audit is."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from lm_plugins.audit.audited_image import AuditedImage
 from lm_plugins.removal import Forward, Removal
@@ -29,32 +30,32 @@ class Number(NamedTuple):
     value: float
 
 
-class Measure(Protocol):
-    """A part of an audit: run for each image, with one removal at a time or with all together."""
+class Measure(ABC):
+    """A part of an audit: run for each image, with one removal at a time or with all together.
 
-    @property
-    def measure(self) -> str:
-        """The name that it goes by."""
+    Subclasses are frozen dataclasses: their fields, with what follows, are what their numbers depend on.
+    """
 
-    @property
-    def features(self) -> str:
-        """The features that it removes; ``""`` for none."""
+    #: The name that it goes by.
+    measure: ClassVar[str]
+    #: Whether it needs all removals at once.
+    together: ClassVar[bool] = False
 
-    @property
-    def order(self) -> str:
-        """The order of removal; ``""`` for none."""
-
-    @property
-    def together(self) -> bool:
-        """Whether it needs all removals at once."""
+    #: The features that it removes; ``""`` for none.
+    features: str
+    #: The order of removal; ``""`` for none.
+    order: str
 
     @property
     def needs_saliency(self) -> bool:
         """Whether its numbers depend on the gradient of the model."""
+        return False
 
     @property
     def key(self) -> str:
         """What its numbers depend on that has no place of its own."""
+        return ""
 
+    @abstractmethod
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Measure one image."""

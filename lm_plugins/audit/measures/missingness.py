@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lm_plugins.audit.audited_image import AuditedImage
-from lm_plugins.audit.measures.measure import Number, Prepared
+from lm_plugins.audit.measures.measure import Measure, Number, Prepared
 from lm_plugins.audit.missingness import ClassSimilarity, class_similarities, missingness
 from lm_plugins.audit.removal_order import Order, coalitions_after, removal_order
 
@@ -14,16 +14,14 @@ __all__ = ["Missingness", "similarities"]
 
 
 @dataclass(frozen=True)
-class Missingness:
+class Missingness(Measure):
     """Curves over the removed fraction."""
 
     features: str
     order: Order
     fractions: tuple[float, ...]
     seed: int
-    measure: str = "missingness"
-    together: bool = False
-    key: str = ""
+    measure = "missingness"
 
     @property
     def needs_saliency(self) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm_plugins.audit.audited_image import AuditedImage
 from lm_plugins.audit.colour_bias import colour_bias, is_paint, painted
-from lm_plugins.audit.measures.measure import Number, Prepared
+from lm_plugins.audit.measures.measure import Measure, Number, Prepared
 from lm_plugins.audit.removal_order import coalitions_after, removal_order
 from lm_plugins.features import visible_from
 from lm_plugins.removal import Colour
@@ -19,28 +19,30 @@ __all__ = ["ColourBias", "HiddenPixels"]
 SOME = 0.3
 
 
-def _some_visible(image: AuditedImage, features: str, seed: int) -> Tensor:
-    """Some of the features of an image, drawn at random, bool ``(H, W)``."""
-    feature_mask = image.feature_mask(features)
-    sequence = removal_order(feature_mask, "random", seed=image.seed(seed, features))
-    return visible_from(coalitions_after(sequence, [SOME]), feature_mask)[0].to(image.x.device)
-
-
 @dataclass(frozen=True)
-class HiddenPixels:
-    """Whether the answer depends on pixels that are hidden: 0 for everything that deserves to be called a removal."""
+class _AtRandom(Measure):
+    """What the measures share that remove some features, drawn at random."""
 
     features: str
     seed: int
-    measure: str = "hidden_pixels"
-    order: str = "random"
-    together: bool = False
-    needs_saliency: bool = False
-    key: str = ""
+    order = "random"
+
+    def _some_visible(self, image: AuditedImage) -> Tensor:
+        """What stays visible of an image, bool ``(H, W)``."""
+        feature_mask = image.feature_mask(self.features)
+        sequence = removal_order(feature_mask, "random", seed=image.seed(self.seed, self.features))
+        return visible_from(coalitions_after(sequence, [SOME]), feature_mask)[0].to(image.x.device)
+
+
+@dataclass(frozen=True)
+class HiddenPixels(_AtRandom):
+    """Whether the answer depends on pixels that are hidden: 0 for everything that deserves to be called a removal."""
+
+    measure = "hidden_pixels"
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Fill hidden pixels by noise and compare."""
-        visible = _some_visible(image, self.features, self.seed)
+        visible = self._some_visible(image)
         generator = torch.Generator().manual_seed(image.seed(self.seed, "noise"))
         noise = torch.randn(image.x.shape, generator=generator).to(image.x)
         both = torch.cat([image.x, torch.where(visible, image.x, noise)])
@@ -52,20 +54,14 @@ class HiddenPixels:
 
 
 @dataclass(frozen=True)
-class ColourBias:
+class ColourBias(_AtRandom):
     """How much the answer depends on the colour of the paint."""
 
-    features: str
-    seed: int
-    measure: str = "colour_bias"
-    order: str = "random"
-    together: bool = False
-    needs_saliency: bool = False
-    key: str = ""
+    measure = "colour_bias"
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Remove the same features in several colours."""
-        visible = _some_visible(image, self.features, self.seed)
+        visible = self._some_visible(image)
         images = painted(image.x, visible)
         masks = visible.expand(len(images), -1, -1)
         numbers = []

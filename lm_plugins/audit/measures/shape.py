@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm_plugins.audit.audited_image import OBJECT, AuditedImage
 from lm_plugins.audit.linearity import linearity
-from lm_plugins.audit.measures.measure import NO_FRACTION, Number, Prepared
+from lm_plugins.audit.measures.measure import NO_FRACTION, Measure, Number, Prepared
 from lm_plugins.audit.removal_order import removal_order
 from lm_plugins.audit.shape_bias import salient_region, shape_leakage, swapped_quadrants
 
@@ -23,10 +23,11 @@ TERMS = 4
 
 
 @dataclass(frozen=True)
-class _OfAnObject:
+class _OfAnObject(Measure):
     """What the measures of an object's shape share."""
 
     features: str
+    order = ""
 
     @property
     def needs_saliency(self) -> bool:
@@ -48,10 +49,7 @@ def _both_holes(region: Tensor) -> Tensor:
 class ShapeBias(_OfAnObject):
     """Whether the prediction stays when the object is removed, and when as large a hole of another shape is."""
 
-    measure: str = "shape_bias"
-    order: str = ""
-    together: bool = False
-    key: str = ""
+    measure = "shape_bias"
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Remove the object, and the same with swapped quadrants; only images that are predicted right count."""
@@ -72,9 +70,7 @@ class ShapeLeakage(_OfAnObject):
     """Whether the hole of an object pulls other images towards its class."""
 
     pool: tuple[AuditedImage, ...]
-    measure: str = "shape_leakage"
-    order: str = ""
-    together: bool = False
+    measure = "shape_leakage"
 
     @property
     def key(self) -> str:
@@ -105,16 +101,13 @@ class ShapeLeakage(_OfAnObject):
 
 
 @dataclass(frozen=True)
-class Linearity:
+class Linearity(Measure):
     """Whether features add up."""
 
     features: str
     seed: int
-    measure: str = "linearity"
-    order: str = "random"
-    together: bool = False
-    needs_saliency: bool = False
-    key: str = ""
+    measure = "linearity"
+    order = "random"
 
     def __call__(self, image: AuditedImage, removals: Mapping[str, Prepared]) -> list[Number]:
         """Show a few random features one by one, together, and nothing."""

@@ -81,7 +81,7 @@ def cat_of_tokens(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any
     values = [one.values if isinstance(one, Carrier) else one for one in tensors]
     positions = _joined_positions(of, [one.shape for one in values], dim)
     if first.is_dropped:
-        positions = TokenPositions(positions.numbers, positions.visibility, full)
+        positions = positions.kept_of(full)
     return MaskedTokens(torch.cat(values, dim), (positions,)).simplified()
 
 

@@ -153,7 +153,7 @@ def _beside(
     positions: Sequence[TokenPositions], kept: Sequence[TokenPositions], after: Sequence[TokenPositions]
 ) -> tuple[TokenPositions, ...]:
     return tuple(
-        now if one.whole is None or now.is_constant else TokenPositions(now.numbers, now.visibility, full)
+        now if one.whole is None or now.is_constant else now.kept_of(full)
         for one, now, full in zip(positions, kept, after, strict=True)
     )
 
