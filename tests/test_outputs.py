@@ -265,3 +265,8 @@ def test_one_value_outside_of_the_range_proves_that_they_are_logits() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert guessed(torch.tensor([[0.2, 0.8], [0.5, 1.5]])) == "logits"
+
+
+def test_a_model_without_outputs_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"this one returns \(2, 0\), no class"):
+        guessed(torch.zeros(2, 0))

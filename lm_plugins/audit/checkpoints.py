@@ -109,7 +109,7 @@ class Checkpoints:
         except (OSError, ValueError):  # what another program left behind, or a disk that lost its end
             return None
         # Measured again rather than believed: whoever damaged it has not touched the others.
-        is_whole = not damage(frame) and not frame["value"].isna().any()
+        is_whole = frame.attrs.get("rows") == len(frame) and not damage(frame) and not frame["value"].isna().any()
         return [dict(row) for row in frame.to_dict("records")] if is_whole else None
 
     def save(self, rows: list[Row], *key: str) -> None:
@@ -117,6 +117,7 @@ class Checkpoints:
         file = self._file(key)
         if file is not None:
             frame = pd.DataFrame(rows, columns=list(COLUMNS))
+            frame.attrs["rows"] = len(frame)  # parquet keeps it; some measures have no number for some images
             written(file, lambda path: frame.to_parquet(path, index=False))
 
     def _file(self, key: tuple[str, ...]) -> Path | None:

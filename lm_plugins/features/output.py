@@ -206,6 +206,7 @@ def guessed(output: Tensor) -> OutputIs:
     Raises:
         OptionError: All values are in [0, 1].
         NonFiniteError: There is NaN among them.
+        ShapeError: There is no output.
 
     Warns:
         OutputWarning: There is a single output, which is taken for a logit.
@@ -218,6 +219,10 @@ def guessed(output: Tensor) -> OutputIs:
     """
     if bool(output.isnan().any()):
         return cast(OutputIs, as_probabilities(output, "regression"))  # raises
+    if not output.numel():
+        raise ShapeError(
+            f"a model that returns a tensor (N, classes) is needed; this one returns {tuple(output.shape)}, no class."
+        )
     is_single = output.ndim == 1 or output.shape[1:] == (1,)
     if bool(_in_range(output, 0.0)):
         if not is_single and _sum_to_one(output):

@@ -219,7 +219,15 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES.values(), lambda table: table.assign(value=float("nan"))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *DAMAGES.values(),
+        lambda table: table.assign(value=float("nan")),
+        lambda table: table[:0],
+        lambda table: table[1:],
+    ],
+)
 def test_a_damaged_part_is_measured_again(model, images, tmp_path, damage):
     expected = run_audit(model, images, out=tmp_path, **SMALL)
     for part in (tmp_path / "parts").glob("*.parquet"):
