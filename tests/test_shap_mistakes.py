@@ -43,7 +43,7 @@ def explained(masker: object, model: object = None, images: object = IMAGES, **s
         (lambda: ours.Masker(SHAPE, values="patches"), OptionError, "'pixels' or 'features', got 'patches'"),
         (lambda: ours.Masker(SHAPE, 0), OptionError, "at least 1"),
         (lambda: ours.Masker(SHAPE, (2, 2.5)), OptionError, "two whole numbers"),
-        (lambda: ours.Masker(SHAPE, "slic"), InputTypeError, "features is str"),
+        (lambda: ours.Masker(SHAPE, "slic"), OptionError, "neither grid:N .* nor slic:N"),
         (lambda: ours.Masker(SHAPE, True), InputTypeError, "features is bool"),
         (lambda: ours.Masker(SHAPE, np.zeros((4, 4), int)), ShapeError, r"\(4, 4\), .* expected \(12, 12\)"),
         (lambda: ours.Masker(SHAPE, np.full((12, 12), 0.5)), InputTypeError, "whole numbers"),
