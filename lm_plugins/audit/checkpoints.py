@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_plugins.atomic_write import written
 from lm_plugins.audit.model_answers import ModelAnswers, changed_answers
-from lm_plugins.audit.tables import COLUMNS, damage, pd
+from lm_plugins.audit.tables import COLUMNS, RESULT, damage, pd
 from lm_plugins.errors import OptionError
 
 __all__ = ["Checkpoints", "Row"]
@@ -29,17 +29,28 @@ class Checkpoints:
         resume: Whether parts that are there count.
 
     Raises:
-        OptionError: The folder holds parts of an audit with other settings, or what it holds cannot be read.
+        OptionError: The folder holds parts of an audit with other settings, or what it holds cannot be read; or a file stands
+            for a folder there, or a folder for a file.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], resume: bool = True) -> None:
         self._folder, self._parts = folder, None if folder is None else folder / "parts"
         if folder is None or self._parts is None:
             return
+        for place in (folder, self._parts):
+            if place.exists() and not place.is_dir():
+                raise OptionError(
+                    f"{place} is a file where an audit needs a folder. Take another folder, or remove it."
+                )
         self._parts.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            for part in (*self._parts.glob("*.parquet"), self._settings, self._answers):
-                part.unlink(missing_ok=True)
+        results = [folder / name for name in RESULT]
+        files = [*results, self._settings, self._answers, *self._parts.glob("*.parquet")]
+        for file in files:
+            if file.is_dir():
+                raise OptionError(f"{file} is a folder where an audit needs a file. Take another folder, or remove it.")
+        # The result as well: of an audit that is stopped, nobody shall read that of the one before.
+        for file in () if resume else files:
+            file.unlink(missing_ok=True)
         self._claim(folder, json.loads(json.dumps(settings)))
 
     @property

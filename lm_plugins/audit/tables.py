@@ -8,10 +8,13 @@ try:
 except ImportError as error:
     raise MissingDependencyError("the audit needs pandas and pyarrow: pip install 'lm_plugins[audit]'.") from error
 
-__all__ = ["COLUMNS", "damage", "pd"]
+__all__ = ["COLUMNS", "RESULT", "damage", "pd"]
 
 #: The tidy table: one number a row.
 COLUMNS = ("measure", "removal", "features", "order", "fraction", "image", "value", "seed")
+
+#: What a result is written to. The first vouches for the others.
+RESULT = ("audit.json", "table.parquet", "table.csv", "summary.csv")
 
 _NUMBERS = ("fraction", "value", "seed")
 

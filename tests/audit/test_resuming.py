@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -267,6 +268,40 @@ def test_a_damaged_record_is_not_loaded(model, images, tmp_path, text):
 
 def answers(values: Tensor, tolerance: float = 1e-3, **environment: str) -> ModelAnswers:
     return ModelAnswers(torch.zeros(1, 1, 2, 2), {"the model": values.double()}, tolerance, environment)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "answers.npz", "audit.json", "parts", "part"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_folders_for_files_and_files_for_folders_are_named(model, images, tmp_path, name, resume):
+    run_audit(model, images, out=tmp_path, **SMALL)
+    place = next((tmp_path / "parts").glob("*.parquet")) if name == "part" else tmp_path / name
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.touch()
+    else:
+        place.unlink()
+        place.mkdir()
+    with pytest.raises(OptionError, match=f"{re.escape(place.name)} is a .* Take another folder, or remove it"):
+        run_audit(model, images, out=tmp_path, resume=resume, **SMALL)
+    assert place.exists()
+
+
+def test_a_file_as_the_folder_is_named(model, images, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(OptionError, match="out is a file where an audit needs a folder"):
+        run_audit(model, images, out=tmp_path / "out", **SMALL)
+
+
+def test_an_audit_begun_anew_leaves_no_earlier_result(model, images, tmp_path):
+    run_audit(model, images, out=tmp_path, **SMALL)
+
+    def stops(image):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(model, images, out=tmp_path, resume=False, **{**SMALL, "features": {"blocks": stops}})
+    with pytest.raises(OptionError, match="no finished audit"):
+        AuditResult.load(tmp_path)
 
 
 def test_rounding_is_no_change_and_what_is_more_is_one():
