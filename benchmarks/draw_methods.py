@@ -63,7 +63,7 @@ def main() -> None:
         drawn(panels, options.out / "integrated_grad_cam.png")
         progress.update()
 
-        settings = {"removal": black, "output_is": "logits"}
+        settings = {"removal": black, "output": "logits"}
         layers = SISE(model).layers_for(x)
         sise = {"image": image}
         for i, layer in enumerate(layers, 1):
@@ -73,10 +73,10 @@ def main() -> None:
         drawn(sise, options.out / "sise.png")
         progress.update()
 
-        rise = RISE(model, output_is="logits")
+        rise = RISE(model, output="logits")
         values, error = rise.attribute(x, target, n_masks=options.masks, seed=0, return_standard_error=True)
         mask = next(random_masks((SIDE, SIDE), 1, seed=2))
-        masked = RISE(model, removal=None, output_is="logits").attribute(x, target, n_masks=options.masks, seed=0)
+        masked = RISE(model, removal=None, output="logits").attribute(x, target, n_masks=options.masks, seed=0)
         panels = {"image": image, "a mask": image * mask, "RISE": values, "standard error": error,
                   "RISE, layer masking": masked}  # fmt: skip
         drawn(panels, options.out / "rise.png")

@@ -83,10 +83,10 @@ def methods(subject: Subject, layer: str, masks: int, batch: int) -> dict[str, E
             return torch.from_numpy(cam(input_tensor=x, targets=[ClassifierOutputTarget(target)]))[:, None]
 
     def ours(method: type, x: Tensor, target: int, **settings: object) -> Tensor:
-        return method(model, output_is="logits", batch_size=batch, **settings).attribute(x, target)
+        return method(model, output="logits", batch_size=batch, **settings).attribute(x, target)
 
     def rise(x: Tensor, target: int) -> Tensor:
-        return RISE(model, output_is="logits", batch_size=batch).attribute(x, target, n_masks=masks, seed=0)
+        return RISE(model, output="logits", batch_size=batch).attribute(x, target, n_masks=masks, seed=0)
 
     return {
         "grad-cam": grad_cam,
@@ -144,7 +144,7 @@ def measured(
             if f"drop, {about}" in known:
                 continue
             forward = as_removal(name)(subject.model)
-            before, after = confidence_in_top(forward, x, attribution, target, share=share, output_is="logits")
+            before, after = confidence_in_top(forward, x, attribution, target, share=share, output="logits")
             row[f"drop, {about}"] = float(drop_in_confidence(before, after))
             row[f"increase, {about}"] = float(increase_in_confidence(before, after))
     grey, blurred = as_removal("grey")(subject.model), BlurredCopy()(subject.model)
@@ -153,7 +153,7 @@ def measured(
     }  # fmt: skip
     for name, (curve, forward) in curves.items():
         if name not in known:
-            row[name] = float(curve(forward, x, attribution, target, steps, output_is="logits", batch_size=8).auc)
+            row[name] = float(curve(forward, x, attribution, target, steps, output="logits", batch_size=8).auc)
     if region is not None and "mIoU" not in known:
         row["energy pointing game"] = 100 * float(energy_pointing_game(attribution, region))
         row["mIoU"] = 100 * float(top_iou(attribution, region))

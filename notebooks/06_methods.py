@@ -69,10 +69,10 @@ def grown(maps):
 methods = {
     "Grad-CAM": lambda: grown(LayerGradCam(model, model._swish).attribute(x, targets, relu_attributions=True)),
     "Integrated Grad-CAM": lambda: grown(IntegratedGradCam(model, layers[-1]).attribute(x, targets, n_steps=20)),
-    "SISE": lambda: SISE(model, removal="black", output_is="logits").attribute(x, targets),
-    "Ada-SISE": lambda: AdaSISE(model, removal="black", output_is="logits").attribute(x, targets),
-    "RISE": lambda: RISE(model, removal="grey", output_is="logits").attribute(x, targets, n_masks=300, seed=0),
-    "RISE, layer masking": lambda: RISE(model, removal=None, output_is="logits").attribute(
+    "SISE": lambda: SISE(model, removal="black", output="logits").attribute(x, targets),
+    "Ada-SISE": lambda: AdaSISE(model, removal="black", output="logits").attribute(x, targets),
+    "RISE": lambda: RISE(model, removal="grey", output="logits").attribute(x, targets, n_masks=300, seed=0),
+    "RISE, layer masking": lambda: RISE(model, removal=None, output="logits").attribute(
         x, targets, n_masks=150, seed=0
     ),
 }
@@ -111,7 +111,7 @@ print(f"{'':22}{'passes':>8}{'drop, grey':>12}{'drop, layer masking':>21}")
 for name, attribution in attributions.items():
     drops = []
     for removal in ("grey", None):
-        before, after = confidence_in_top(as_removal(removal)(model), x, attribution, targets, output_is="logits")
+        before, after = confidence_in_top(as_removal(removal)(model), x, attribution, targets, output="logits")
         drops.append(float(drop_in_confidence(before, after).mean()))
     print(f"{name:22}{costs[name].images / 2:8.0f}{drops[0]:11.0f}%{drops[1]:20.0f}%")
 assert costs["Ada-SISE"].images < 0.7 * costs["SISE"].images
@@ -137,7 +137,7 @@ assert torch.allclose(values.sum((1, 2, 3)), difference, atol=1e-3)
 
 # %%
 for n_masks in (50, 200):
-    values, error = RISE(model, output_is="logits").attribute(
+    values, error = RISE(model, output="logits").attribute(
         x[:1], 285, n_masks=n_masks, seed=1, return_standard_error=True
     )
     print(f"{n_masks} masks: values from {values.min():.2f} to {values.max():.2f}, standard error {error.mean():.3f}")

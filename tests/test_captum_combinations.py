@@ -81,7 +81,7 @@ def test_a_noise_tunnel_averages_over_noisy_images(model: nn.Module, x: Tensor) 
 @pytest.mark.parametrize("name", ["RISE", "SISE", "AdaSISE", "IntegratedGradCam"])
 def test_a_noise_tunnel_takes_methods_of_our_own(name: str, model: nn.Module, x: Tensor) -> None:
     method = getattr(attribution, name)
-    explainer = method(model, model[0]) if name == "IntegratedGradCam" else method(model, output_is="regression")
+    explainer = method(model, model[0]) if name == "IntegratedGradCam" else method(model, output="regression")
     settings = {"target": 1, **({"seed": 0, "n_masks": 20} if name == "RISE" else {})}
     found = captum.attr.NoiseTunnel(explainer).attribute(x, nt_samples=2, stdevs=0.0, **settings)
     torch.testing.assert_close(found, explainer.attribute(x, **settings), atol=1e-5, rtol=1e-5)

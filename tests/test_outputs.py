@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from lm_plugins.attribution import RISE, SISE, IntegratedGradCam
 from lm_plugins.audit import confidence_in_top, deletion, insertion, run_audit
 from lm_plugins.captum import FeatureAblation, KernelShap, Lime, Occlusion, ShapleyValues, ShapleyValueSampling
-from lm_plugins.errors import OptionError, OutputWarning, ProbabilityError, ShapeError
+from lm_plugins.errors import InputTypeError, OptionError, OutputWarning, ProbabilityError, ShapeError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import as_probabilities, guessed, parted
+from lm_plugins.features.output import as_probabilities, guessed, parted, rows_of
 from lm_plugins.lime import LimeImageExplainer, MaskedClassifier
 from lm_plugins.quantus import PixelMasks
 from lm_plugins.removal import as_removal
@@ -210,14 +211,25 @@ def test_lime_finds_the_weights_of_a_multi_label_model() -> None:
         torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0)
 
 
-def test_two_words_that_differ_are_refused_and_a_function_takes_one() -> None:
+def test_a_function_takes_a_word_for_what_it_returns() -> None:
     assert parted("single-logit") == (None, "single_logit")
-    with pytest.raises(OptionError, match="output='logits' and output_is='sigmoid' say different things"):
-        RISE(network(3), output="logits", output_is="sigmoid")
-    named = RISE(lambda x: {"logits": network(3)(x)}, output=lambda found: found["logits"], output_is="logits")
+    named = RISE(lambda x: {"logits": network(3)(x)}, output=(lambda found: found["logits"], "logits"))
     plain = RISE(network(3), output="logits")
     settings = {"target": 0, "n_masks": 4, "seed": 0}
     torch.testing.assert_close(named.attribute(X, **settings), plain.attribute(X, **settings))
+    rows = rows_of({"logits": torch.zeros(2, 4)}, 2, output=(lambda found: found["logits"], "logits"))
+    torch.testing.assert_close(rows, torch.full((2, 4), 0.25))
+
+
+@pytest.mark.parametrize("wrong", [("logits", len), (len,), (len, None), 3], ids=str)
+def test_a_wrong_pair_is_named(wrong: Any) -> None:
+    with pytest.raises(InputTypeError, match=r"output is a word, a function .* or the pair \(function, word\), got"):
+        parted(wrong)
+
+
+def test_the_word_of_a_pair_is_checked() -> None:
+    with pytest.raises(OptionError, match="got 'odds'"):
+        parted((lambda found: found, "odds"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted
+from lm_plugins.features.output import Output, as_probabilities, parted
 from lm_plugins.features.score import selected
 from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
@@ -44,11 +44,11 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             regions their mean share of the image. ``"observed"``: at each pixel, how visible it was on average in these
             masks; S is then the mean score over the masks that show a pixel, with much less noise where few masks were
             drawn. None: ``"expected"`` for colours, ``"observed"`` for regions.
-        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
-            of a single one, `target` is None or 0, as in Captum.
         batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
             GPU wants more.
-        output: Turns what the model returns into a tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns (see `lm_plugins.features.output`), a function that turns it into a tensor
+            ``(K, ...)``, or ``(function, word)``. Without a word it is checked to be probabilities; of a single one,
+            `target` is None or 0, as in Captum.
 
     Raises:
         OptionError: An option is not one of these.
@@ -73,19 +73,18 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
         removal: Removal | str | None = "grey",
         thresholds: Sequence[float] = (0.5,),
         coverage: Coverage | None = None,
-        output_is: OutputIs | None = None,
-        batch_size: int = 8,
         output: Output | None = None,
+        batch_size: int = 8,
     ) -> None:
         if batch_size < 1:
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
         if coverage is not None and coverage not in get_args(Coverage):
             raise OptionError(f"coverage is 'expected', 'observed' or None, got {coverage!r}.")
-        choose, word = parted(output, output_is)
+        choose, word = parted(output)
         super().__init__(forward_func)
         self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._is_observed = coverage == "observed" or (coverage is None and not self._soft_masks.fades)
-        self._output_is, self._batch_size = word, batch_size
+        self._word, self._batch_size = word, batch_size
 
     @for_noise_tunnel
     def attribute(
@@ -120,7 +119,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
 
         Raises:
             OptionError: An option is out of its range, or the model has no such target.
-            ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+            ProbabilityError: The model does not return probabilities and `output` says that it does.
             TrainingModeError: The model or a part of it is in training mode.
         """
         check_evaluation_mode(self.forward_func, type(self).__name__)
@@ -146,7 +145,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
                 for i, one in enumerate(x):
                     arguments = arguments_of(additional_forward_args, x, torch.full((len(seen),), i))
                     output = self._soft_masks.outputs(one[None], seen, arguments)
-                    scores = selected(as_probabilities(output, self._output_is), [targets[i]] * len(seen)).double()
+                    scores = selected(as_probabilities(output, self._word), [targets[i]] * len(seen)).double()
                     draws = (scores.reshape(regions, -1, 1) * flat).mean(0)
                     drawn[i] += draws.sum(0)
                     drawn_squared[i] += (draws**2).sum(0)

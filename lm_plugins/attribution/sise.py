@@ -19,7 +19,7 @@ from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.output import Output, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
 from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
@@ -63,15 +63,14 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         thresholds: For removals that know visible and hidden only; see `SoftMasks`. What is credited is then the visible
             region that was scored, not the soft mask. One run for each; the three of the default kept more confidence
             under layer masking than any one of them.
-        output_is: The word, where `output` is a function: what it returns. None checks for probabilities;
-            of a single one, `target` is None or 0, as in Captum.
         gradient_of: ``"probability"`` as published, or ``"output"``: select maps by the gradient of what the model
             returns, before softmax or sigmoid.
         normalize: Spread the result over [0, 1]. The published formula ends with the fusion; the order of pixels is the
             same.
         batch_size: Masks in one forward pass. Small batches are fastest on a CPU; a GPU wants more.
-        output: A word for what the model returns (see `lm_plugins.features.output`), or a function that turns it into a
-            tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns (see `lm_plugins.features.output`), a function that turns it into a tensor
+            ``(K, ...)``, or ``(function, word)``. Without a word it is checked to be probabilities; of a single one,
+            `target` is None or 0, as in Captum.
 
     Raises:
         OptionError: An option is not one of these.
@@ -83,7 +82,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         >>> from lm_plugins.attribution import SISE
         >>> block = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         >>> head = [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)]
-        >>> sise = SISE(nn.Sequential(*block, *head).eval(), output_is="logits")
+        >>> sise = SISE(nn.Sequential(*block, *head).eval(), output="logits")
         >>> x = torch.rand(1, 3, 16, 16)
         >>> sise.layers_for(x)
         ['1', '4']
@@ -109,11 +108,10 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         weight: float = 1.0,
         rectify: bool = True,
         thresholds: Sequence[float] = (0.1, 0.25, 0.5),
-        output_is: OutputIs | None = None,
+        output: Output | None = None,
         gradient_of: Literal["probability", "output"] = "probability",
         normalize: bool = True,
         batch_size: int = 8,
-        output: Output | None = None,
     ) -> None:
         if not isinstance(forward_func, nn.Module):
             raise InputTypeError(
@@ -127,13 +125,13 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             raise OptionError(f"batch_size is at least 1, got {batch_size!r}.")
         # They say what is wrong with them now rather than after the first layer.
         check_fusion(fusion, temperature, otsu_factor, weight)
-        choose, word = parted(output, output_is)
+        choose, word = parted(output)
         super().__init__(forward_func)
         self._soft_masks = SoftMasks(ModelCall(forward_func), removal, thresholds, choose)
         self._layers = None if layers is None else named_layers(forward_func, layers)
         self._mu, self._rectify = mu, rectify
         self._fused = partial(fused, how=fusion, temperature=temperature, otsu_factor=otsu_factor, weight=weight)
-        self._output_is, self._gradient_of, self._output = word, gradient_of, choose
+        self._word, self._gradient_of, self._output = word, gradient_of, choose
         self._normalize, self._batch_size = normalize, batch_size
 
     def layers_for(self, inputs: Tensor, additional_forward_args: Any = None) -> list[str]:
@@ -170,7 +168,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
 
         Raises:
             LayerError: A layer is not called or gives no maps.
-            ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+            ProbabilityError: The model does not return probabilities and `output` says that it does.
             OptionError: The model has no such target.
             TrainingModeError: The model or a part of it is in training mode.
 
@@ -220,7 +218,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
     ) -> tuple[list[Tensor], list[Tensor]]:
         def score(result: Any) -> Tensor:
             output = rows_of(result, len(x), self._output)
-            probabilities = as_probabilities(output, self._output_is)
+            probabilities = as_probabilities(output, self._word)
             return selected(probabilities if self._gradient_of == "probability" else output, targets)
 
         arguments = arguments_of(more, x, torch.arange(len(x)))
@@ -247,7 +245,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
             count = len(seen)
             arguments = arguments_of(more, x, torch.full((count,), i))
             output = self._soft_masks.outputs(x[i : i + 1], seen, arguments)
-            scores = selected(as_probabilities(output, self._output_is), [target] * count)
+            scores = selected(as_probabilities(output, self._word), [target] * count)
             # A region is never empty (a mask reaches 1), so that its size is above 0.
             value = value + ((scores / seen.sum((1, 2)))[:, None, None] * seen).sum(0)
             done(count)

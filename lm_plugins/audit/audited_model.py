@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
+from lm_plugins.features.output import Output, as_probabilities, guessed, parted, rows_of
 from lm_plugins.removal import Forward
 
 __all__ = ["AuditedModel"]
@@ -21,9 +21,8 @@ class AuditedModel:
 
     Args:
         model: A classifier of images.
-        output_is: The word for what it returns, where `output` is a function; see `OutputIs`.
-        output: A word for what it returns, or a function that turns that into a tensor ``(N, classes)``. None: its first
-            answer tells.
+        output: A word for what it returns, a function that turns that into a tensor ``(N, classes)``, or ``(function,
+            word)``. Without a word, its first answer tells.
         batch_size: Images in one forward pass; None chooses.
 
     Raises:
@@ -33,14 +32,13 @@ class AuditedModel:
     def __init__(
         self,
         model: nn.Module,
-        output_is: OutputIs | None = None,
         output: Output | None = None,
         batch_size: int | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise OptionError(f"batch_size is at least 1, or None for an automatic choice; got {batch_size}.")
         self.model = model
-        self.output, self.output_is = parted(output, output_is)
+        self.output, self.word = parted(output)
         self.is_single = False  # whether the model has one output, that of two classes
         self.batch_size = batch_size
         first = next(model.parameters(), None)
@@ -97,10 +95,10 @@ class AuditedModel:
             raise ShapeError(
                 f"the audit needs a classifier: outputs (N, classes), got {tuple(output.shape)}; choose them with output=."
             )
-        if self.output_is is None:
-            self.output_is = guessed(output)
+        if self.word is None:
+            self.word = guessed(output)
         self.is_single = output.ndim == 1 or output.shape[1] == 1
-        probabilities = as_probabilities(output, self.output_is)
+        probabilities = as_probabilities(output, self.word)
         if probabilities.ndim < 2 or probabilities.shape[1] < 2:
             raise ShapeError(
                 "the audit compares classes, the model returns one number for each image, which is no probability: "

@@ -5,7 +5,10 @@ import json
 from collections.abc import Mapping
 from difflib import ndiff
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lm_plugins.atomic_write import written
 from lm_plugins.audit.model_answers import ModelAnswers, changed_answers
@@ -21,7 +24,7 @@ _ANEW = "Take another folder, or begin anew (resume=False, or --no-resume)."
 
 
 class Checkpoints:
-    """The finished parts of one audit in a folder.
+    """The finished parts of one audit in a folder, which is this process's own until the ``with`` block ends.
 
     Args:
         folder: The folder of the audit, made if it is not there; None keeps nothing.
@@ -29,20 +32,36 @@ class Checkpoints:
         resume: Whether parts that are there count.
 
     Raises:
-        OptionError: The folder holds parts of an audit with other settings, or what it holds cannot be read; or a file stands
-            for a folder there, or a folder for a file.
+        OptionError: Another audit is writing to the folder; it holds parts of an audit with other settings, or what it holds
+            cannot be read; or a file stands for a folder there, or a folder for a file.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], resume: bool = True) -> None:
         self._folder, self._parts = folder, None if folder is None else folder / "parts"
+        self._lock = None if folder is None else _locked(folder)
+        try:
+            self._open(settings, resume)
+        except BaseException:
+            self._release()
+            raise
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _open(self, settings: Mapping[str, Any], resume: bool) -> None:
+        folder = self._folder
         if folder is None or self._parts is None:
             return
-        for place in (folder, self._parts):
-            if place.exists() and not place.is_dir():
-                raise OptionError(
-                    f"{place} is a file where an audit needs a folder. Take another folder, or remove it."
-                )
-        self._parts.mkdir(parents=True, exist_ok=True)
+        _made(self._parts)
         results = [folder / name for name in RESULT]
         files = [*results, self._settings, self._answers, *self._parts.glob("*.parquet")]
         for file in files:
@@ -134,6 +153,25 @@ class Checkpoints:
     def _file(self, key: tuple[str, ...]) -> Path | None:
         name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
         return None if self._parts is None else self._parts / f"{name}.parquet"
+
+
+def _made(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file where an audit needs a folder. Take another folder, or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _locked(folder: Path) -> FileLock:
+    """The folder's lock, held; the system lets go of it when a process ends, however it ends."""
+    _made(folder)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OptionError(
+            f"another audit is writing to {folder}: wait until it has ended, stop it, or take another folder."
+        ) from error
+    return lock
 
 
 def _change(key: str, before: Any, now: Any) -> str:

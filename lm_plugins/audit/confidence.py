@@ -9,7 +9,7 @@ from torch import Tensor
 from lm_plugins.audit.ranking import top_pixels
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import ProbabilityError, ShapeError
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.output import Output, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
 
 __all__ = ["confidence_in_top", "drop_in_confidence", "increase_in_confidence"]
@@ -85,7 +85,6 @@ def confidence_in_top(
     attribution: Tensor,
     target: Any = None,
     share: float = 0.15,
-    output_is: OutputIs | None = None,
     output: Output | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Probabilities of the target with the whole image, and with only the pixels of the highest attribution.
@@ -97,15 +96,15 @@ def confidence_in_top(
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
         target: A class, or one for each image.
         share: Of the pixels that stay visible, in [0, 1]. The papers keep 15 %.
-        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
-        output: A word for what the model returns, or a function that turns it into a tensor ``(N, ...)``; None if it is one.
+        output: A word for what the model returns, a function that turns it into a tensor ``(N, ...)``, or ``(function,
+            word)``. Without a word it is checked to be probabilities.
 
     Returns:
         p and p', ``(N,)`` each, for `drop_in_confidence` and `increase_in_confidence`.
 
     Raises:
         ShapeError: The attribution does not fit the images.
-        ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        ProbabilityError: The model does not return probabilities and `output` says that it does.
         TrainingModeError: The model or a part of it is in training mode.
 
     Example:
@@ -121,7 +120,7 @@ def confidence_in_top(
     check_images(x, "confidence")
     check_finite(x, "confidence")
     targets = targets_for(target, len(x))
-    choose, word = parted(output, output_is)
+    choose, word = parted(output)
     top = top_pixels(attribution, share)
     if top.shape != (len(x), *x.shape[2:]):
         raise ShapeError(

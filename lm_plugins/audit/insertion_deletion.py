@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.audit.ranking import pixel_maps
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import OptionError, ShapeError
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, parted, rows_of
+from lm_plugins.features.output import Output, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
 
 __all__ = ["Curve", "deletion", "insertion"]
@@ -40,9 +40,8 @@ def deletion(
     attribution: Tensor,
     target: Any = None,
     steps: int = 32,
-    output_is: OutputIs | None = None,
-    batch_size: int = 32,
     output: Output | None = None,
+    batch_size: int = 32,
 ) -> Curve:
     """Delete the pixels of the highest attribution first. A small area under the curve is good.
 
@@ -55,9 +54,9 @@ def deletion(
         target: A class, or one for each image.
         steps: Parts of about equal size that the pixels are deleted in, at least 1. RISE uses as many as the image has
             rows.
-        output_is: The word, where `output` is a function: what it returns. None checks for probabilities.
         batch_size: Images in one forward pass.
-        output: A word for what the model returns, or a function that turns it into a tensor ``(K, ...)``; None if it is one.
+        output: A word for what the model returns, a function that turns it into a tensor ``(K, ...)``, or ``(function,
+            word)``. Without a word it is checked to be probabilities.
 
     Returns:
         The curve, from the whole image to nothing.
@@ -65,7 +64,7 @@ def deletion(
     Raises:
         OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
         ShapeError: The attribution does not fit the images.
-        ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        ProbabilityError: The model does not return probabilities and `output` says that it does.
         TrainingModeError: The model or a part of it is in training mode.
 
     Example:
@@ -80,7 +79,7 @@ def deletion(
     References:
         Petsiuk, Das and Saenko, "RISE", BMVC 2018.
     """
-    return _curve(forward, x, attribution, target, steps, output_is, batch_size, output, is_insertion=False)
+    return _curve(forward, x, attribution, target, steps, output, batch_size, is_insertion=False)
 
 
 def insertion(
@@ -89,9 +88,8 @@ def insertion(
     attribution: Tensor,
     target: Any = None,
     steps: int = 32,
-    output_is: OutputIs | None = None,
-    batch_size: int = 32,
     output: Output | None = None,
+    batch_size: int = 32,
 ) -> Curve:
     """Insert the pixels of the highest attribution first. A large area under the curve is good.
 
@@ -101,9 +99,8 @@ def insertion(
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
         target: A class, or one for each image.
         steps: Parts that the pixels are inserted in.
-        output_is: The word for what a function `output` returns.
         batch_size: Images in one forward pass.
-        output: A word, or a function that turns what the model returns into a tensor.
+        output: A word, a function that turns what the model returns into a tensor, or both; see `deletion`.
 
     Returns:
         The curve, from nothing to the whole image.
@@ -111,10 +108,10 @@ def insertion(
     Raises:
         OptionError: `steps` or `batch_size` is below 1 or above the number of pixels.
         ShapeError: The attribution does not fit the images.
-        ProbabilityError: The model does not return probabilities and `output_is` says that it does.
+        ProbabilityError: The model does not return probabilities and `output` says that it does.
         TrainingModeError: The model or a part of it is in training mode.
     """
-    return _curve(forward, x, attribution, target, steps, output_is, batch_size, output, is_insertion=True)
+    return _curve(forward, x, attribution, target, steps, output, batch_size, is_insertion=True)
 
 
 def _curve(
@@ -123,13 +120,12 @@ def _curve(
     attribution: Tensor,
     target: Any,
     steps: int,
-    output_is: OutputIs | None,
-    batch_size: int,
     output: Output | None,
+    batch_size: int,
     is_insertion: bool,
 ) -> Curve:
     what = "insertion" if is_insertion else "deletion"
-    choose, word = parted(output, output_is)
+    choose, word = parted(output)
     check_evaluation_mode(forward, what)
     check_images(x, what)
     check_finite(x, what)

@@ -32,7 +32,8 @@ from lm_plugins.audit.recommendation import cost_of
 from lm_plugins.audit.removal_order import Order
 from lm_plugins.audit.result import AuditResult
 from lm_plugins.audit.tables import COLUMNS, pd
-from lm_plugins.features.output import Output, OutputIs
+from lm_plugins.features.output import Output
+from lm_plugins.progress import Progress
 from lm_plugins.progress import progress as progress_bar
 from lm_plugins.removal import Removal
 
@@ -61,7 +62,6 @@ def run_audit(
     regions: Sequence[Tensor | None] | None = None,
     class_similarity: ClassSimilarity | None = None,
     lime_samples: int = 512,
-    output_is: OutputIs | None = None,
     output: Output | None = None,
 ) -> AuditResult:
     """Measure how much each removal distorts a model, on images of one's own.
@@ -86,7 +86,7 @@ def run_audit(
         seed: Of everything that is drawn.
         batch_size: Masked copies of an image in one forward pass; None takes what fits.
         out: A folder that keeps every finished part, so that an audit that was interrupted goes on where it stopped, and the
-            result. None keeps nothing.
+            result. It belongs to one process at a time. None keeps nothing.
         resume: Whether parts that are in `out` count. They are used for what is asked for now; images, removals and
             measures may be added. What is audited must still answer as it did: the model with and without half of the
             patches, under each removal, on one image that `out` keeps.
@@ -96,10 +96,9 @@ def run_audit(
         regions: The object in each image, bool ``(H, W)``, for ``"shape_bias"``, ``"shape_leakage"`` and ``"alignment"``.
         class_similarity: A matrix or function; adds ``class_similarity`` to the curves. See `wordnet_similarity`.
         lime_samples: Coalitions for each explanation by LIME.
-        output_is: The word, where `output` is a function: what it returns.
         output: A word for what the model returns (``"logits"``, ``"probabilities"``, ``"sigmoid"``, ``"single_logit"``; see
-            `lm_plugins.features.output`), or a function that turns it into a tensor ``(N, classes)``. Without a word it
-            is taken for logits, and refused if it looks like probabilities.
+            `lm_plugins.features.output`), a function that turns it into a tensor ``(N, classes)``, or ``(function, word)``.
+            Without a word it is taken for logits, and refused if it looks like probabilities.
 
     Returns:
         The result; also in `out`, if that is given.
@@ -107,7 +106,8 @@ def run_audit(
     Raises:
         InputTypeError: Something is of the wrong type.
         OptionError: An option is not among the known ones, there are no images, names are not unique, labels do not match,
-            or `out` holds an audit with other settings, or of a model or removal that answers otherwise.
+            or `out` holds an audit with other settings, or of a model or removal that answers otherwise, or another process
+            is writing to it.
         TrainingModeError: The model or a part of it is in training mode.
         UnsupportedOperatorError: No removal works with the model.
         MissingDependencyError: A measure or kind of features needs a package that is not installed.
@@ -127,7 +127,7 @@ def run_audit(
         True
     """
     check_model(model)
-    audited = AuditedModel(model, output_is, output, batch_size)
+    audited = AuditedModel(model, output, batch_size)
     chosen = named_removals(removals)
     makers = named_features(features)
     given = Images(images, labels, names, regions, audited, makers)
@@ -139,31 +139,22 @@ def run_audit(
     chosen_measures = measures_for(measures, plan)
     described = {name: described_as(removal) for name, removal in chosen.items()}
     settings = {
-        "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output_is": audited.output_is,
+        "model": model_digest(model), "fractions": plan.fractions, "seed": seed, "output": audited.word,
         "lime_samples": lime_samples, "lm_plugins": lm_plugins.__version__,
     }  # fmt: skip
     folder = None if out is None else Path(out)
-    checkpoints = Checkpoints(folder, {**settings, "modules": without_addresses(repr(model))}, resume)
-    first = given.image(0)
-    prepared, left_out = prepared_forwards(chosen, audited, first)
-    if folder is not None:
-        _confirm(checkpoints, first, audited, {_text(name, described): one for name, one in prepared.items()},
-                 any(measure.needs_saliency for measure in chosen_measures))  # fmt: skip
-    rows: list[Row] = []
-    with progress_bar(len(given) * len(chosen_measures) * len(prepared), "audit", progress) as done:
-        for image in map(given.image, range(len(given))):
-            for measure in chosen_measures:
-                groups = [list(prepared)] if measure.together else [[name] for name in prepared]
-                for group in groups:
-                    key = _key(measure, image, [_text(name, described) for name in group])
-                    found = checkpoints.load(*key)
-                    if found is None:
-                        measured = measure(image, {name: prepared[name] for name in group})
-                        found = [_row(number, measure, image, seed) for number in measured]
-                        checkpoints.save(found, *key)
-                        done(len(group))
-                    else:
-                        done.skip(len(group))
+    with Checkpoints(folder, {**settings, "modules": without_addresses(repr(model))}, resume) as checkpoints:
+        first = given.image(0)
+        prepared, left_out = prepared_forwards(chosen, audited, first)
+        texts = {name: f"{name!r}, {described[name]}" for name in prepared}  # by what parts know a removal
+        if folder is not None:
+            _confirm(checkpoints, first, audited, {texts[name]: one for name, one in prepared.items()},
+                     any(measure.needs_saliency for measure in chosen_measures))  # fmt: skip
+        rows: list[Row] = []
+        with progress_bar(len(given) * len(chosen_measures) * len(prepared), "audit", progress) as done:
+            for image in map(given.image, range(len(given))):
+                for measure in chosen_measures:
+                    found = _numbers(measure, image, prepared, texts, checkpoints, seed, done)
                     rows += found
                     if class_similarity is not None and measure.measure == "missingness":
                         numbers = [
@@ -171,17 +162,37 @@ def run_audit(
                         ]
                         alike = similarities(numbers, image.label, class_similarity, len(first.plain))
                         rows += [_row(number, measure, image, seed) for number in alike]
-    record = {
-        **settings, "images": len(given), "labelled": given.labelled, "features": list(plan.features),
-        "orders": list(plan.orders), "measures": list(dict.fromkeys(one.measure for one in chosen_measures)),
-        "removals": described, "costs": {name: cost_of(removal) for name, removal in chosen.items()},
-        "left_out": left_out, "versions": versions(), **(provenance or {}),
-    }  # fmt: skip
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    result = AuditResult(frame, record)
-    if folder is not None:
-        result.save(folder)
-    return result
+        record = {
+            **settings, "images": len(given), "labelled": given.labelled, "features": list(plan.features),
+            "orders": list(plan.orders), "measures": list(dict.fromkeys(one.measure for one in chosen_measures)),
+            "removals": described, "costs": {name: cost_of(removal) for name, removal in chosen.items()},
+            "left_out": left_out, "versions": versions(), **(provenance or {}),
+        }  # fmt: skip
+        result = AuditResult(pd.DataFrame(rows, columns=list(COLUMNS)), record)
+        if folder is not None:
+            result.save(folder)
+        return result
+
+
+def _numbers(
+    measure: Measure, image: AuditedImage, removals: Mapping[str, Prepared], texts: Mapping[str, str],
+    checkpoints: Checkpoints, seed: int, done: Progress,
+) -> list[Row]:  # fmt: skip
+    """The rows of a measure for an image, from disk where they are there."""
+    rows: list[Row] = []
+    groups = [list(removals)] if measure.together else [[name] for name in removals]
+    for group in groups:
+        key = _key(measure, image, [texts[name] for name in group])
+        found = checkpoints.load(*key)
+        if found is None:
+            measured = measure(image, {name: removals[name] for name in group})
+            found = [_row(number, measure, image, seed) for number in measured]
+            checkpoints.save(found, *key)
+            done(len(group))
+        else:
+            done.skip(len(group))
+        rows += found
+    return rows
 
 
 def _confirm(
@@ -191,11 +202,6 @@ def _confirm(
     kept = checkpoints.answers()
     image = first.x if kept is None else kept.image
     checkpoints.confirm(kept, ModelAnswers.of(image, model, removals, saliency))
-
-
-def _text(name: str, described: Mapping[str, str]) -> str:
-    """By what parts know a removal."""
-    return f"{name!r}, {described[name]}"
 
 
 def _key(measure: Measure, image: AuditedImage, removals: list[str]) -> tuple[str, ...]:

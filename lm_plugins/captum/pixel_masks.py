@@ -225,8 +225,9 @@ def image_position(tensors: tuple[Any, ...]) -> int:
 
 
 def _explained(result: Any, output: Output | None, call: _Call, count: int) -> Any:
-    chosen = result if output is None or isinstance(output, str) else output(result)
-    if isinstance(output, str) or not isinstance(chosen, (Tensor, int, float)):
+    choose, word = parted(output)
+    chosen = result if choose is None else choose(result)
+    if word is not None or not isinstance(chosen, (Tensor, int, float)):
         chosen = rows_of(result, count, output)  # raises for what is no tensor: says what came and how to choose
     call.seen(chosen)
     return chosen

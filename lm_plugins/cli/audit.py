@@ -163,8 +163,6 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     answers, word = answered(model.module, images[0][None], options["output"])
     if options["labels"] is not None:
         labels = read_labels(options["labels"], images.names, model.classes, answers.shape[1])
-    settings = config_text("audit", {name: value for name, value in options.items() if name not in ("resume", "quick")})
-    written(folder / "audit.toml", lambda path: path.write_text(settings, encoding="utf-8"))
     result = run_audit(
         model.module,
         images,
@@ -179,6 +177,9 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         regions=None if options["objects"] is None else read_object_masks(options["objects"], images),
         provenance=_provenance(options, model, images),
     )
+    # Only now: an audit that was refused changes nothing in a folder that is another's.
+    settings = config_text("audit", {name: value for name, value in options.items() if name not in ("resume", "quick")})
+    written(folder / "audit.toml", lambda path: path.write_text(settings, encoding="utf-8"))
     for name, reason in result.left_out.items():
         note(f"{name} was left out: {reason}")
     shown = range(min(options["examples"], len(images)))

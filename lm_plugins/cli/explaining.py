@@ -81,8 +81,8 @@ def explained_image(
         steps = min(_STEPS, attribution.numel())
         # What comes out of `probabilities` is taken as it is.
         curve = deletion(
-            removal(model.module), x, attribution[None], target, steps, "regression", options["batch_size"],
-            question.probabilities,
+            removal(model.module), x, attribution[None], target, steps, (question.probabilities, "regression"),
+            options["batch_size"],
         ).scores[0]  # fmt: skip
         left = {step / steps: score for step, score in enumerate(curve.tolist())}
         explanations.append(Explanation(chosen, attribution, ranks_of(attribution), left, seconds))

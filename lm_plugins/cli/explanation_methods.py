@@ -219,8 +219,7 @@ def _rise(question: Question) -> Tensor:
     rise = _module("attribution").RISE(
         question.model,
         removal=question.removal,
-        output=question.explained,
-        output_is="regression",
+        output=(question.explained, "regression"),
         batch_size=question.batch_size,
     )
     result: Tensor = rise.attribute(question.x, target=question.target, n_masks=question.samples, seed=question.seed)
@@ -232,8 +231,7 @@ def _sise(name: str) -> Callable[[Question], Tensor]:
         method = getattr(_module("attribution"), name)(
             question.model,
             removal=question.removal,
-            output=question.explained,
-            output_is="regression",
+            output=(question.explained, "regression"),
             batch_size=question.batch_size,
             **({} if question.layer is None else {"layers": question.layer.split(",")}),
         )

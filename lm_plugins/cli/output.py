@@ -54,8 +54,7 @@ def _escaped(found: re.Match[str]) -> str:
 #: Arguments of Python, as messages of the library name them, and what the command line has in their place.
 _OPTIONS = {
     r"resume=False(, or --no-resume)?": "--no-resume",
-    r"\boutput(?:_is)?='(\w+)' \(--output \1\)": r"--output \1",
-    r"output_is='(\w+)'": r"--output \1",
+    r"\boutput='(\w+)' \(--output \1\)": r"--output \1",
     r"\b(output|target|removal|seed|size|mean|std)='?([\w.]+)'?": r"--\1 \2",
     r"\bbatch_size=(\d+)": r"--batch-size \1",
     r"\bn_(?:samples|masks)=(\d+)": r"--samples \1",

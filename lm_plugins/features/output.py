@@ -8,6 +8,9 @@ One word everywhere, for ``output=`` and ``--output``:
 - ``"single_logit"``: one logit for a yes or no, ``(N,)`` or ``(N, 1)``; a sigmoid follows.
 - ``"regression"``: no probabilities; taken as they are.
 
+``output=`` also takes a function that chooses the tensor from what the model returns, or that function and the word for what
+it returns, as a pair: ``output=(lambda result: result["logits"], "logits")``.
+
 A single probability is that of class 1 of two: it becomes ``(N, 2)``, so that labels 0 and 1 mean the same everywhere.
 """
 
@@ -24,51 +27,48 @@ __all__ = ["Output", "OutputIs", "as_probabilities", "guessed", "parted", "rows_
 
 OutputIs = Literal["logits", "probabilities", "sigmoid", "single_logit", "regression"]
 
-#: What an argument ``output=`` takes: a word, or a function from what a model returns to the tensor that is explained.
-Output = OutputIs | Callable[[Any], Any]
+#: What an argument ``output=`` takes: a word, a function from what a model returns to the tensor that is explained, or both.
+Output = OutputIs | Callable[[Any], Any] | tuple[Callable[[Any], Any], OutputIs]
 
 #: Rounding may carry a probability a little over 1.
 _SLACK = 1e-3
 
 
-def parted(
-    output: Output | str | None, output_is: OutputIs | str | None = None
-) -> tuple[Callable[[Any], Any] | None, OutputIs | None]:
+def parted(output: Output | str | None) -> tuple[Callable[[Any], Any] | None, OutputIs | None]:
     """Check ``output=``, and tell a function that chooses from the word for what is chosen.
 
     Args:
-        output: A word, a function, or None.
-        output_is: The word for what the function returns, where somebody gave one.
+        output: A word, a function, a pair of both, or None.
 
     Returns:
         The function and the word; None where there is none.
 
     Raises:
-        OptionError: A word is unknown, or there are two.
-        InputTypeError: `output` is neither a word nor a function.
+        OptionError: The word is unknown.
+        InputTypeError: `output` is none of these.
 
     Example:
         >>> from lm_plugins.features.output import parted
         >>> parted("single logit")
         (None, 'single_logit')
     """
-    word = None if output_is is None else _word(output_is, "output_is")
-    if isinstance(output, str):
-        said = _word(output, "output")
-        if word not in (None, said):
-            raise OptionError(f"output={said!r} and output_is={word!r} say different things; pass one of them.")
-        return None, said
-    if output is not None and not callable(output):
-        raise InputTypeError(f"output is a word, a function or None, got {type(output).__name__}.")
-    return output, word
+    if output is None or isinstance(output, str):
+        return None, None if output is None else _known(output)
+    if isinstance(output, tuple | list) and len(output) == 2 and callable(output[0]) and isinstance(output[1], str):
+        return output[0], _known(output[1])
+    if not callable(output):
+        raise InputTypeError(
+            "output is a word, a function of what the model returns, or the pair (function, word), got "
+            f"{type(output).__name__}: {str(output)[:80]}."
+        )
+    return output, None
 
 
-def _word(given: Any, name: str) -> OutputIs:
+def _known(given: Any) -> OutputIs:
     word = given.replace(" ", "_").replace("-", "_") if isinstance(given, str) else given
     if word not in get_args(OutputIs):
         words = ", ".join(map(repr, get_args(OutputIs)))
-        also = ", or a function of what the model returns" if name == "output" else ""
-        raise OptionError(f"{name} is one of {words}{also}; got {given!r}.")
+        raise OptionError(f"output is one of {words}, or a function of what the model returns; got {given!r}.")
     return cast(OutputIs, word)
 
 
@@ -79,7 +79,8 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
         result: What the model returned: a tensor, tuple, dict, dataclass, ...
         count: The number of images.
         output: Chooses or computes the tensor from it, such as ``lambda result: result["out"].mean((2, 3))``. A word says
-            what the tensor holds, and asks for the probabilities that it means. None takes `result` as it is.
+            what the tensor holds, and asks for the probabilities that it means. A pair does both. None takes `result` as it
+            is.
 
     Returns:
         ``(count, ...)``.
@@ -100,11 +101,11 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
-    choose = None if isinstance(output, str) else output
+    choose, word = parted(output)
     chosen = result if choose is None else choose(result)
     if isinstance(chosen, Tensor) and chosen.ndim and len(chosen) == count:
-        if isinstance(output, str):
-            return as_probabilities(chosen, output)
+        if word is not None:
+            return as_probabilities(chosen, word)
         if choose is not None and chosen.shape[1:] == (1,) and bool((chosen == 1).all()):
             warnings.warn(
                 "output= returns a single number for each image, and it is exactly 1: the softmax of a single logit, which "
@@ -123,12 +124,12 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
     )
 
 
-def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
+def as_probabilities(output: Tensor, word: OutputIs | None) -> Tensor:
     """Probabilities from what a model returns.
 
     Args:
         output: ``(N, classes)`` or, where no softmax is asked for, of any shape.
-        output_is: What it is; see `lm_plugins.features.output`. None checks for probabilities and leaves their form alone: a
+        word: What it holds; see `lm_plugins.features.output`. None checks for probabilities and leaves their form alone: a
             single one stays one.
 
     Returns:
@@ -136,7 +137,7 @@ def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
         Regressions stay as they are.
 
     Raises:
-        OptionError: An unknown `output_is`.
+        OptionError: The word is unknown.
         ShapeError: A softmax is asked for and there are no classes, or one logit and there are several.
         ProbabilityError: It is said to be probabilities and holds something outside of [0, 1].
         NonFiniteError: It holds NaN.
@@ -150,7 +151,7 @@ def as_probabilities(output: Tensor, output_is: OutputIs | None) -> Tensor:
         >>> as_probabilities(torch.tensor([[0.0, 0.0]]), "logits")
         tensor([[0.5000, 0.5000]])
     """
-    word = None if output_is is None else _word(output_is, "output_is")
+    word = None if word is None else _known(word)
     if bool(output.isnan().any()):
         raise NonFiniteError(
             "the model returns NaN; look for broken weights, or for images outside of what it can take."

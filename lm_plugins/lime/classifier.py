@@ -45,7 +45,7 @@ class Classifier:
         self._model = model if isinstance(model, nn.Module) else ModelCall(model)
         self._forward = as_removal(removal)(self._model)
         self._preprocess = preprocess
-        self._output, self._output_is = parted(output)
+        self._output, self._word = parted(output)
 
     def input_of(self, image: NDArray[Any]) -> Tensor:
         """Preprocess an image ``(H, W, C)`` into ``(1, C, H, W)``, on the model's device and in its dtype."""
@@ -63,7 +63,7 @@ class Classifier:
             OptionError: The model returns, or may return, probabilities, and no `output` says so.
         """
         check_evaluation_mode(self._model, "LIME")
-        return self._classes(self._rows(x, visible), self._output_is)
+        return self._classes(self._rows(x, visible), self._word)
 
     def _rows(self, x: Tensor, visible: Tensor) -> Tensor:
         """What the model returns, ``(N, classes)``."""
@@ -100,9 +100,9 @@ class Classifier:
                 "classifier_fn, which takes arrays (N, H, W, C), pass the model that it calls, and what it does before and "
                 "after that as preprocess= and output=."
             ) from error
-        if self._output_is is None and self._output is None:
-            self._output_is = guessed(rows)
-        return self._classes(rows, self._output_is)
+        if self._word is None and self._output is None:
+            self._word = guessed(rows)
+        return self._classes(rows, self._word)
 
 
 def check_agreement(classifier_fn: Callable[..., Any], image: NDArray[Any], expected: Tensor) -> None:

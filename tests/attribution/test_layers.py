@@ -59,7 +59,7 @@ def test_torchvision(name):
     # A few maps of each layer, so that it stays quick.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SkippedLayerWarning)
-        result = AdaSISE(model, mu=0.9, output_is="logits").attribute(x, target=3)
+        result = AdaSISE(model, mu=0.9, output="logits").attribute(x, target=3)
     assert result.shape == (1, 1, 64, 64)
     assert result.isfinite().all()
     assert IntegratedGradCam(model, CHOSEN[name][-1]).attribute(x, target=3, n_steps=2).isfinite().all()
@@ -86,7 +86,7 @@ def test_functional_pooling_and_a_shared_module():
     model = Functional().eval()
     x = torch.rand(2, 3, 16, 16)
     assert layers_before_downsampling(model, x) == ["relu@1", "relu@2", "relu@3"]
-    assert SISE(model, output_is="logits").attribute(x, target=0).shape == (2, 1, 16, 16)
+    assert SISE(model, output="logits").attribute(x, target=0).shape == (2, 1, 16, 16)
 
 
 def test_convolutions_without_padding_are_no_downsampling():
@@ -104,11 +104,11 @@ def test_captured_maps_do_not_change_in_place(model, x):
 
 def test_the_model_is_left_as_it_was(model, x):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for method in (SISE(model, output_is="logits"), AdaSISE(model, output_is="logits")):
+    for method in (SISE(model, output="logits"), AdaSISE(model, output="logits")):
         with torch.inference_mode():
             method.attribute(x, target=0)
     IntegratedGradCam(model, "8").attribute(x, target=0, n_steps=2)
-    RISE(model, output_is="logits").attribute(x, target=0, n_masks=2)
+    RISE(model, output="logits").attribute(x, target=0, n_masks=2)
     assert hooks_of(model) == 0
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -133,7 +133,7 @@ def test_no_hook_survives_an_exception(model, x):
             broken = Broken()
             broken.calls_left = calls
             with pytest.raises(RuntimeError, match="broken on purpose"):
-                method(broken, output_is="logits", batch_size=1).attribute(x, target=0)
+                method(broken, output="logits", batch_size=1).attribute(x, target=0)
             assert hooks_of(broken) == 0
     broken = Broken()
     with pytest.raises(RuntimeError, match="broken on purpose"):
@@ -143,8 +143,8 @@ def test_no_hook_survives_an_exception(model, x):
 
 METHODS = {
     "IntegratedGradCam": lambda m, layer="8": IntegratedGradCam(m, layer),
-    "SISE": lambda m, layer="8": SISE(m, [layer], output_is="logits"),
-    "AdaSISE": lambda m, layer="8": AdaSISE(m, [layer], output_is="logits"),
+    "SISE": lambda m, layer="8": SISE(m, [layer], output="logits"),
+    "AdaSISE": lambda m, layer="8": AdaSISE(m, [layer], output="logits"),
 }
 
 
@@ -176,7 +176,7 @@ def test_more_bad_layers(model, x):
     with pytest.raises(LayerError, match="no layer is given"):
         SISE(model, [])
     with pytest.raises(LayerError, match="no layer of the model comes before a down-sampling"):
-        SISE(nn.Sequential(nn.Flatten(), nn.Linear(960, 2)).eval(), output_is="logits").attribute(x.float(), target=0)
+        SISE(nn.Sequential(nn.Flatten(), nn.Linear(960, 2)).eval(), output="logits").attribute(x.float(), target=0)
 
     class Detached(nn.Module):
         def __init__(self):
@@ -193,7 +193,7 @@ def test_more_bad_layers(model, x):
 
 @pytest.mark.parametrize("method", [*METHODS, "RISE"])
 def test_bad_input(model, x, method):
-    explainer = RISE(model, output_is="logits") if method == "RISE" else METHODS[method](model)
+    explainer = RISE(model, output="logits") if method == "RISE" else METHODS[method](model)
     more = {"n_masks": 2} if method == "RISE" else {}
     for target, error, text in (
         (7, OptionError, "target is 7, the model has 4 outputs: choose 0 to 3"),

@@ -49,12 +49,12 @@ def model():
 METHODS = {
     "integrated grad-cam": lambda m, x: IntegratedGradCam(m, "4").attribute(x, 1, n_steps=8),
     "path integral": lambda m, x: IntegratedGradCam(m, "4").attribute(x, 1, n_steps=8, integral="riemann_stieltjes"),
-    "sise": lambda m, x: SISE(m, output_is="logits", removal="grey").attribute(x, 1),
-    "sise, hard": lambda m, x: SISE(m, output_is="logits", fusion="hard").attribute(x, 1),
-    "sise, layer masking": lambda m, x: SISE(m, output_is="logits", removal=None).attribute(x, 1),
-    "ada-sise": lambda m, x: AdaSISE(m, output_is="logits").attribute(x, 1),
-    "rise": lambda m, x: RISE(m, output_is="logits", batch_size=64).attribute(x, 1, n_masks=150, seed=0),
-    "rise, layer masking": lambda m, x: RISE(m, None, output_is="logits", batch_size=64).attribute(
+    "sise": lambda m, x: SISE(m, output="logits", removal="grey").attribute(x, 1),
+    "sise, hard": lambda m, x: SISE(m, output="logits", fusion="hard").attribute(x, 1),
+    "sise, layer masking": lambda m, x: SISE(m, output="logits", removal=None).attribute(x, 1),
+    "ada-sise": lambda m, x: AdaSISE(m, output="logits").attribute(x, 1),
+    "rise": lambda m, x: RISE(m, output="logits", batch_size=64).attribute(x, 1, n_masks=150, seed=0),
+    "rise, layer masking": lambda m, x: RISE(m, None, output="logits", batch_size=64).attribute(
         x, 1, n_masks=150, seed=0
     ),
 }
@@ -76,6 +76,6 @@ def test_the_other_patch_is_no_evidence(model, planted):
     x, region = planted
     for attribution in (
         nn.functional.interpolate(IntegratedGradCam(model, "4").attribute(x, 2), (SIZE, SIZE), mode="bilinear"),
-        SISE(model, output_is="logits").attribute(x, 2),
+        SISE(model, output="logits").attribute(x, 2),
     ):
         assert pointing_game(attribution, region).float().mean() < 0.05

@@ -21,7 +21,7 @@ def layers_of(model, names=LAYERS):
 @pytest.mark.parametrize("black", [0.0, -1.5])
 def test_sise(model, x, method, adaptive, fusion, factor, weight, black):
     ours = method(
-        model, removal=Colour(black), fusion=fusion, otsu_factor=factor, weight=weight, output_is="logits", batch_size=5
+        model, removal=Colour(black), fusion=fusion, otsu_factor=factor, weight=weight, output="logits", batch_size=5
     )
     assert ours.layers_for(x) == LAYERS
     result = ours.attribute(x, target=[1, 3])
@@ -34,7 +34,7 @@ def test_sise(model, x, method, adaptive, fusion, factor, weight, black):
 
 
 def test_sise_with_mu(model, x):
-    result = SISE(model, removal="grey", mu=0.5, output_is="logits").attribute(x[:1], target=1)
+    result = SISE(model, removal="grey", mu=0.5, output="logits").attribute(x[:1], target=1)
     expected, fewer = explanation.sise(model, layers_of(model), x[:1], 1, mu=0.5)
     _, all_of_them = explanation.sise(model, layers_of(model), x[:1], 1)
     assert 0 < fewer < all_of_them
@@ -59,7 +59,7 @@ def test_integrated_grad_cam(model, x, relu, subtract):
 
 def test_rise(model, x):
     masks = torch.cat(list(random_masks((20, 16), 40, cells=3, probability=0.4, seed=5))).double()
-    result, error = RISE(model, removal="grey", output_is="logits", batch_size=7).attribute(
+    result, error = RISE(model, removal="grey", output="logits", batch_size=7).attribute(
         x, target=[0, 2], n_masks=40, cells=3, probability=0.4, seed=5, return_standard_error=True
     )
     for i, target in enumerate((0, 2)):
@@ -82,7 +82,7 @@ def test_random_masks():
 @pytest.mark.parametrize(("method", "adaptive"), [(SISE, False), (AdaSISE, True)])
 def test_sise_on_efficientnet(efficientnet, photograph, method, adaptive):
     names = ["_blocks.2", "_blocks.4"]
-    result = method(efficientnet, names, removal="grey", output_is="logits").attribute(photograph, target=967)
+    result = method(efficientnet, names, removal="grey", output="logits").attribute(photograph, target=967)
     expected, passes = explanation.sise(
         efficientnet, layers_of(efficientnet, names), photograph, 967, adaptive=adaptive
     )
@@ -93,7 +93,7 @@ def test_sise_on_efficientnet(efficientnet, photograph, method, adaptive):
 @pytest.mark.slow
 def test_rise_and_integrated_grad_cam_on_efficientnet(efficientnet, photograph):
     masks = torch.cat(list(random_masks((224, 224), 12, seed=1))).double()
-    result = RISE(efficientnet, output_is="logits").attribute(photograph, target=967, n_masks=12, seed=1)
+    result = RISE(efficientnet, output="logits").attribute(photograph, target=967, n_masks=12, seed=1)
     expected, _ = explanation.rise(efficientnet, masks, photograph, 967, 0.5)
     torch.testing.assert_close(result[0, 0], expected, atol=1e-5, rtol=0)
     cam = IntegratedGradCam(efficientnet, "_swish").attribute(photograph, target=967, n_steps=6)

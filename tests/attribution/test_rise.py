@@ -22,29 +22,29 @@ def test_a_linear_model_has_a_known_answer():
 
 
 def test_all_visible_gives_the_score_everywhere(model, x):
-    result = RISE(model, output_is="logits").attribute(x, target=1, n_masks=3, probability=1.0)
+    result = RISE(model, output="logits").attribute(x, target=1, n_masks=3, probability=1.0)
     expected = model(x).softmax(1)[:, 1]
     torch.testing.assert_close(result, expected[:, None, None, None].expand(-1, 1, 20, 16))
 
 
 def test_seed_batches_and_images(model, x):
     settings = {"target": 1, "n_masks": 30, "cells": 4}
-    whole = RISE(model, output_is="logits").attribute(x, seed=4, **settings)
-    again = RISE(model, output_is="logits", batch_size=4).attribute(x, seed=4, **settings)
+    whole = RISE(model, output="logits").attribute(x, seed=4, **settings)
+    again = RISE(model, output="logits", batch_size=4).attribute(x, seed=4, **settings)
     torch.testing.assert_close(again, whole)
-    alone = RISE(model, output_is="logits").attribute(x[1:], seed=4, **settings)
+    alone = RISE(model, output="logits").attribute(x[1:], seed=4, **settings)
     torch.testing.assert_close(alone, whole[1:])
-    other = RISE(model, output_is="logits").attribute(x, seed=5, **settings)
+    other = RISE(model, output="logits").attribute(x, seed=5, **settings)
     assert not torch.allclose(other, whole)
     torch.manual_seed(1)
-    first = RISE(model, output_is="logits").attribute(x, **settings)
+    first = RISE(model, output="logits").attribute(x, **settings)
     torch.manual_seed(1)
-    torch.testing.assert_close(RISE(model, output_is="logits").attribute(x, **settings), first)
+    torch.testing.assert_close(RISE(model, output="logits").attribute(x, **settings), first)
 
 
 @pytest.mark.parametrize("coverage", ["expected", "observed"])
 def test_the_standard_error_is_the_spread_of_repetitions(model, x, coverage):
-    rise = RISE(model, coverage=coverage, output_is="logits")
+    rise = RISE(model, coverage=coverage, output="logits")
     maps, errors = zip(
         *(
             rise.attribute(x[:1], target=1, n_masks=40, cells=4, seed=seed, return_standard_error=True)
@@ -59,7 +59,7 @@ def test_the_standard_error_is_the_spread_of_repetitions(model, x, coverage):
 
 @pytest.mark.parametrize("removal", [None, "image_mean", "black"])
 def test_every_removal_runs(model, x, removal):
-    rise = RISE(model, removal=removal, thresholds=(0.3, 0.6), output_is="logits")
+    rise = RISE(model, removal=removal, thresholds=(0.3, 0.6), output="logits")
     result, error = rise.attribute(x, target=1, n_masks=20, return_standard_error=True)
     assert result.isfinite().all()
     assert (error >= 0).all()
@@ -83,7 +83,7 @@ def test_observed_coverage_by_hand(model, x):
     masks = torch.cat(list(random_masks((20, 16), 30, cells=4, seed=2))).double()
     with torch.no_grad():
         scores = torch.stack([model(x[:1] * mask).softmax(1)[0, 1] for mask in masks])
-    rise = RISE(model, "grey", coverage="observed", output_is="logits")
+    rise = RISE(model, "grey", coverage="observed", output="logits")
     values, _ = rise.attribute(x[:1], 1, n_masks=30, cells=4, seed=2, return_standard_error=True)
     torch.testing.assert_close(values[0, 0], (scores[:, None, None] * masks).sum(0) / masks.sum(0))
 
@@ -99,7 +99,7 @@ def test_observed_coverage_by_hand(model, x):
 )
 def test_bad_options(model, x, settings, text):
     with pytest.raises(OptionError, match=text):
-        RISE(model, output_is="logits").attribute(x, target=1, **settings)
+        RISE(model, output="logits").attribute(x, target=1, **settings)
 
 
 def test_an_unknown_coverage(model):
@@ -114,9 +114,9 @@ def test_logits_in_place_of_probabilities_are_said(model, x):
 
 def test_masks_that_show_nothing_are_said(model, x):
     with pytest.raises(OptionError, match="show nothing of the image"):
-        RISE(model, removal=None, output_is="logits").attribute(x, target=1, n_masks=1, probability=1e-9, seed=0)
+        RISE(model, removal=None, output="logits").attribute(x, target=1, n_masks=1, probability=1e-9, seed=0)
 
 
 def test_progress(model, x, capsys):
-    RISE(model, output_is="logits").attribute(x, target=1, n_masks=5, show_progress=True)
+    RISE(model, output="logits").attribute(x, target=1, n_masks=5, show_progress=True)
     assert "10/10" in capsys.readouterr().err

@@ -16,11 +16,11 @@ from tests.references import explanation
 
 
 def test_an_image_of_a_batch_alone_and_all_batch_sizes(model, x):
-    whole = SISE(model, output_is="logits").attribute(x, target=[0, 1])
+    whole = SISE(model, output="logits").attribute(x, target=[0, 1])
     assert whole.shape == (2, 1, 20, 16)
     assert float(whole.min()) == 0
     assert float(whole.max()) == 1
-    alone = SISE(model, output_is="logits", batch_size=1).attribute(x[1:], target=1)
+    alone = SISE(model, output="logits", batch_size=1).attribute(x[1:], target=1)
     torch.testing.assert_close(alone, whole[1:])
 
 
@@ -28,23 +28,23 @@ def test_ada_sise_takes_fewer_forward_passes(model, x):
     passes = []
     for method in (SISE, AdaSISE):
         with measured_cost(model) as cost:
-            method(model, output_is="logits").attribute(x, target=1)
+            method(model, output="logits").attribute(x, target=1)
         passes.append(cost.images)
     assert passes[1] < 0.7 * passes[0]
 
 
 def test_kinds_of_output(model, x):
-    of_logits = SISE(model, output_is="logits").attribute(x, target=1)
+    of_logits = SISE(model, output="logits").attribute(x, target=1)
     probabilities = nn.Sequential(model, nn.Softmax(1)).eval()
     torch.testing.assert_close(SISE(probabilities).attribute(x, target=1), of_logits)
-    multilabel = SISE(model, output_is="sigmoid").attribute(x, target=1)
+    multilabel = SISE(model, output="sigmoid").attribute(x, target=1)
     sigmoid = nn.Sequential(model, nn.Sigmoid()).eval()
     torch.testing.assert_close(SISE(sigmoid).attribute(x, target=1), multilabel)
     assert not torch.allclose(multilabel, of_logits)
-    by_logit = SISE(model, output_is="logits", gradient_of="output").attribute(x, target=1)
+    by_logit = SISE(model, output="logits", gradient_of="output").attribute(x, target=1)
     assert by_logit.shape == of_logits.shape
     assert not torch.allclose(by_logit, of_logits)
-    dictionary = SISE(_Named(model), output_is="logits", output=lambda found: found["logits"])
+    dictionary = SISE(_Named(model), output=(lambda found: found["logits"], "logits"))
     torch.testing.assert_close(dictionary.attribute(x, target=1), of_logits)
 
 
@@ -71,12 +71,10 @@ class _Scaled(nn.Module):
 def test_further_arguments_belong_to_their_images(model, x):
     scale = torch.tensor([2.0, 3.0], dtype=torch.float64)
     for method in (SISE, AdaSISE):
-        result = method(_Scaled(model), removal="grey", output_is="logits").attribute(
+        result = method(_Scaled(model), removal="grey", output="logits").attribute(
             x, target=1, additional_forward_args=(scale, 2)
         )
-        plain = method(model, removal="grey", output_is="logits").attribute(
-            x * (scale**2)[:, None, None, None], target=1
-        )
+        plain = method(model, removal="grey", output="logits").attribute(x * (scale**2)[:, None, None, None], target=1)
         torch.testing.assert_close(result, plain)
 
 
@@ -105,7 +103,7 @@ def test_a_fading_colour_is_multiplication_and_others_see_regions(model, x):
 @pytest.mark.parametrize("removal", [None, "blur", "image_mean", "noisy_linear", "white"])
 @pytest.mark.parametrize("method", [SISE, AdaSISE])
 def test_every_removal_runs(model, x, method, removal):
-    result = method(model, removal=removal, thresholds=(0.25, 0.5), output_is="logits").attribute(x, target=1)
+    result = method(model, removal=removal, thresholds=(0.25, 0.5), output="logits").attribute(x, target=1)
     assert result.isfinite().all()
     assert float(result.std()) > 0
 
@@ -176,7 +174,7 @@ def test_weights_and_the_simple_fusion_by_hand():
 def test_negative_parts_of_maps_are_no_evidence(model, x):
     """A layer of signed maps gives what the ReLU behind it would give."""
     signed, behind = ["0", "4", "7"], ["1", "5", "8"]
-    scores = {"removal": "grey", "output_is": "logits"}
+    scores = {"removal": "grey", "output": "logits"}
     with torch.no_grad():  # maps of either sign everywhere
         for layer in (model[0], model[7]):
             layer.bias.zero_()
@@ -204,9 +202,9 @@ def against(model):
 
 def test_a_layer_without_positive_gradient_is_left_out_and_said_once(model, x):
     model = against(model)
-    kept = SISE(model, ["1", "5"], output_is="regression").attribute(x, target=1)
+    kept = SISE(model, ["1", "5"], output="regression").attribute(x, target=1)
     with pytest.warns(SkippedLayerWarning, match=r"left out layers.*: 8 \(2 of 2 images\)") as caught:
-        result = SISE(model, output_is="regression").attribute(x, target=1)
+        result = SISE(model, output="regression").attribute(x, target=1)
     assert len(caught) == 1
     torch.testing.assert_close(result, kept)
 
@@ -214,7 +212,7 @@ def test_a_layer_without_positive_gradient_is_left_out_and_said_once(model, x):
 @pytest.mark.parametrize("method", [SISE, AdaSISE])
 def test_nothing_positive_anywhere_gives_zero(model, x, method):
     with pytest.warns(SkippedLayerWarning, match="left out layers"):
-        result = method(against(model), ["8"], output_is="regression").attribute(x, target=1)
+        result = method(against(model), ["8"], output="regression").attribute(x, target=1)
     assert not result.any()
 
 
@@ -223,7 +221,7 @@ def test_nothing_positive_anywhere_gives_zero(model, x, method):
 def test_constant_images(model, method, value):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SkippedLayerWarning)
-        result = method(model, removal="white", output_is="logits").attribute(
+        result = method(model, removal="white", output="logits").attribute(
             torch.full((1, 3, 20, 16), value, dtype=torch.float64), target=0
         )
     assert result.isfinite().all()
@@ -245,7 +243,7 @@ def test_logits_in_place_of_probabilities_are_said(model, x):
         (lambda m: SISE(m, temperature=0), OptionError, "temperature is above 0"),
         (lambda m: SISE(m, thresholds=()), OptionError, "at least one of them"),
         (lambda m: SISE(m, thresholds=(1.0,)), OptionError, r"in \[0, 1\)"),
-        (lambda m: SISE(m, output_is="odds"), OptionError, "output_is is one of 'logits'.*got 'odds'"),
+        (lambda m: SISE(m, output="odds"), OptionError, "output is one of 'logits'.*got 'odds'"),
         (lambda m: SISE(m, gradient_of="loss"), OptionError, "'probability' or 'output'"),
         (lambda m: SISE(m, batch_size=0), OptionError, "batch_size is at least 1"),
         (lambda m: SISE(m, removal="pink"), OptionError, "no removal is called 'pink'"),
@@ -258,6 +256,6 @@ def test_bad_options(model, call, error, text):
 
 def test_progress_counts_every_mask(model, x, capsys):
     with measured_cost(model) as cost:
-        SISE(model, removal=Colour(0.0), output_is="logits").attribute(x, target=1, show_progress=True)
+        SISE(model, removal=Colour(0.0), output="logits").attribute(x, target=1, show_progress=True)
     # One run finds the layers, one takes the gradients.
     assert f"{cost.images - 1 - 2}/{cost.images - 1 - 2}" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_cost_counts_images_and_leaves_nothing(model):
         (lambda m, x: deletion(m, x, x[:, :, :3], 0), ShapeError, r"interpolate it to \(10, 8\)"),
         (lambda m, x: deletion(m, x, x, 0, steps=0), OptionError, "steps is from 1 to 80"),
         (lambda m, x: insertion(m, x, x, 0, steps=81), OptionError, "got 81"),
-        (lambda m, x: insertion(as_removal("grey")(m), x, x, 5, output_is="logits"), OptionError, "target is 5"),
+        (lambda m, x: insertion(as_removal("grey")(m), x, x, 5, output="logits"), OptionError, "target is 5"),
         (lambda m, x: measured_cost(lambda x: x).__enter__(), InputTypeError, "got function"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lm_plugins.audit import AuditResult, run_audit
 from lm_plugins.audit.audited_image import FEATURES
 from lm_plugins.audit.model_answers import ModelAnswers, changed_answers
-from lm_plugins.errors import OptionError
+from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import grid
 from lm_plugins.removal import Colour
 
@@ -302,6 +302,29 @@ def test_an_audit_begun_anew_leaves_no_earlier_result(model, images, tmp_path):
         run_audit(model, images, out=tmp_path, resume=False, **{**SMALL, "features": {"blocks": stops}})
     with pytest.raises(OptionError, match="no finished audit"):
         AuditResult.load(tmp_path)
+
+
+def test_a_folder_belongs_to_one_audit_at_a_time(model, images, tmp_path):
+    refused = []
+
+    def begin_another(*_: object) -> None:
+        hook.remove()  # the second audit runs the same model
+        with pytest.raises(OptionError, match=r"another audit is writing to .*: wait until it has ended"):
+            run_audit(model, images, out=tmp_path, resume=False, **SMALL)
+        refused.append(True)
+
+    hook = model.head.register_forward_hook(begin_another)
+    alone = run_audit(model, images, out=tmp_path, **SMALL)
+    assert refused
+    pd.testing.assert_frame_equal(run_audit(model, images, out=tmp_path, **SMALL).table, alone.table)
+
+
+def test_an_audit_that_fails_lets_go_of_its_folder(model, images, tmp_path):
+    with pytest.raises(ShapeError):
+        run_audit(model, images, out=tmp_path, **{**SMALL, "fractions": (0.3,)}, class_similarity=torch.zeros(2, 2))
+    with pytest.raises(OptionError, match="other settings"):
+        run_audit(model, images, out=tmp_path, **SMALL)
+    run_audit(model, images, out=tmp_path, resume=False, **SMALL)
 
 
 def test_rounding_is_no_change_and_what_is_more_is_one():

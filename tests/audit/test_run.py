@@ -286,7 +286,7 @@ def test_outputs_of_other_kinds(model, images):
             return {"probabilities": self.inner(x).softmax(1)}
 
     wrapped = run_audit(
-        Wrapped().eval(), images, output_is="probabilities", output=lambda result: result["probabilities"],
+        Wrapped().eval(), images, output=(lambda result: result["probabilities"], "probabilities"),
         measures=["missingness", "lime"], lime_samples=20, **SMALL,
     )  # fmt: skip
     same(wrapped, run_audit(model, images, measures=["missingness", "lime"], lime_samples=20, **SMALL))
@@ -344,7 +344,7 @@ def test_what_lets_the_model_peek_cannot_win(model, images):
         ({"regions": [torch.full((16, 16), 0.5)] * 4}, InputTypeError, "0 and 1"),
         ({"regions": ["object"] * 4}, InputTypeError, "got str"),
         ({"batch_size": 0}, OptionError, "at least 1"),
-        ({"output_is": "guesses"}, OptionError, "'guesses'"),
+        ({"output": "guesses"}, OptionError, "'guesses'"),
     ],
 )
 def test_bad_input(model, images, changed, error, text):

@@ -108,9 +108,9 @@ CALLS = {
     "ShapleyValues": captum("ShapleyValues", "black"),
     "ShapleyValueSampling": captum("ShapleyValueSampling", lambda model: lambda x, visible: model(x)),
     "Occlusion": captum("Occlusion", "image_mean", sliding_window_shapes=(3, 6, 6), strides=(3, 6, 6)),
-    "RISE": attribution("RISE", output_is="logits"),
-    "SISE": attribution("SISE", output_is="logits"),
-    "AdaSISE": attribution("AdaSISE", output_is="logits"),
+    "RISE": attribution("RISE", output="logits"),
+    "SISE": attribution("SISE", output="logits"),
+    "AdaSISE": attribution("AdaSISE", output="logits"),
     "IntegratedGradCam": attribution("IntegratedGradCam", "1"),
     "the choice of layers": layers,
     "LIME": lime,
@@ -167,7 +167,7 @@ def test_a_model_that_went_to_evaluation_mode_after_the_explainer_was_made_is_ta
     assert of_lime.explain_instance(
         image, num_samples=9, progress_bar=False, segmentation_fn=lambda i: FEATURES.numpy()
     )
-    assert deletion(masked, x, x, 0, steps=2, output_is="regression").scores.isfinite().all()
+    assert deletion(masked, x, x, 0, steps=2, output="regression").scores.isfinite().all()
 
 
 # ---- functions -------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_an_audit_from_beginning_to_end(audit, tmp_path, photos):
     assert answer["skipped"] == {}
     assert {row["measure"] for row in answer["summary"]} >= {"accuracy", "agreement", "class_entropy"}
     assert files(tmp_path / "out") == {
-        "answers.npz", "audit.json", "audit.toml", "examples.json", "report.html", "settings.json", "summary.csv",
+        ".lock", "answers.npz", "audit.json", "audit.toml", "examples.json", "report.html", "settings.json", "summary.csv",
         "table.csv", "table.parquet",
     }  # fmt: skip
     provenance = AuditResult.load(tmp_path / "out").provenance

@@ -218,7 +218,7 @@ def test_what_is_left_is_the_deletion_curve_of_the_audit(explain, tmp_path, phot
     with np.load(tmp_path / "out" / "001_red.npz") as arrays:
         attribution, pixels = (torch.from_numpy(arrays[name]) for name in ("attribution_grey", "pixels"))
     x = (pixels - 0.5)[None] / 0.25
-    curve = deletion(as_removal("grey")(Classifier().eval()), x, attribution[None], 0, steps=10, output_is="logits")
+    curve = deletion(as_removal("grey")(Classifier().eval()), x, attribution[None], 0, steps=10, output="logits")
     assert list(record["explanations"][0]["left"].values()) == pytest.approx(curve.scores[0].tolist())
 
 

@@ -82,7 +82,7 @@ def in_two_threads(call, arguments):
 def explainer(name, model, removal):
     if name in ("RISE", "SISE"):
         ours = pytest.importorskip("lm_plugins.attribution")
-        return getattr(ours, name)(model, removal=removal, output_is="regression", batch_size=64)
+        return getattr(ours, name)(model, removal=removal, output="regression", batch_size=64)
     return getattr(pytest.importorskip("lm_plugins.captum"), name)(model, removal=removal)
 
 
