@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from constructs import constructs
 from torch import Tensor, nn
 
 __all__ = ["LIBRARIES"]
@@ -347,6 +348,7 @@ def _of_kornia() -> Cases:
 
 
 LIBRARIES: dict[str, tuple[str, Callable[[], Cases]]] = {
+    "constructs": ("torch", constructs),
     "transformers": ("transformers", _of_transformers),
     "segmentation_models_pytorch": ("segmentation_models_pytorch", _of_smp),
     "MONAI, two dimensions": ("monai", _of_monai),

@@ -72,7 +72,7 @@ def explained(masker: object, model: object = None, images: object = IMAGES, **s
         (lambda: ours.Model(lambda x: x), InputTypeError, "torch.nn.Module.*got function.*preprocess="),
         (lambda: ours.Model(NET, preprocess=2), InputTypeError, "preprocess is a function or None, got int"),
         (lambda: ours.Model(NET, output="odds"), OptionError, "output is one of 'logits'.*got 'odds'"),
-        (lambda: ours.Model(NET, output=2), InputTypeError, "output is a word, a function or None, got int"),
+        (lambda: ours.Model(NET, output=2), InputTypeError, "got int"),
         (lambda: ours.Model(NET, removal="gray"), OptionError, "no removal is called 'gray'; there are layer_masking"),
         (lambda: ours.Model(nn.Linear(2, 2).train())(IMAGES), TrainingModeError, "model.eval"),
         (lambda: ours.Model(NET)(IMAGES[0]), ShapeError, r"SHAP needs images \(N, H, W, C\), got shape \(12, 12, 3\)"),

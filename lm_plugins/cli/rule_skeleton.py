@@ -61,9 +61,9 @@ def rule_skeleton(found: Coverage) -> str:
         >>> import torch
         >>> import lm_plugins as lm
         >>> from lm_plugins.cli.rule_skeleton import rule_skeleton
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool2d(2, 2)).eval()
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool3d(2, 2)).eval()
         >>> text = rule_skeleton(lm.coverage(model, torch.rand(1, 3, 8, 8)))
-        >>> "@lm.register_rule(torch.nn.functional.lp_pool2d" in text
+        >>> "@lm.register_rule(torch.nn.functional.lp_pool3d" in text
         True
     """
     parts = [_HEAD + ("from lm_plugins.masking.registry import registered_functions\n" if found.reasons else "")]

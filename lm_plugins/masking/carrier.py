@@ -76,6 +76,10 @@ class Carrier(Tensor):
         """Whether a dimension holds no positions."""
         raise NotImplementedError
 
+    def take_over(self, other: Any) -> None:
+        """Take the values and regions of another, which a function that works in place has made of it."""
+        raise NotImplementedError
+
     def twin(self) -> Any:
         """Another carrier of the same values."""
         raise NotImplementedError

@@ -89,10 +89,10 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None,
     Example:
         >>> import torch
         >>> import lm_plugins as lm
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool2d(2, 2)).eval()
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LPPool3d(2, 2)).eval()
         >>> found = lm.coverage(model, torch.rand(1, 3, 8, 8))
         >>> bool(found), found.missing
-        (False, {'torch.nn.functional.lp_pool2d': ['1 (LPPool2d)']})
+        (False, {'torch.nn.functional.lp_pool3d': ['1 (LPPool3d)']})
     """
     check_images(x, "coverage")
     check_evaluation_mode(model, "coverage")

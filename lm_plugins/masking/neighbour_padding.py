@@ -52,6 +52,8 @@ class Ring:
         return as_map(rows, values.shape)
 
     def _means(self, rows: Tensor) -> Tensor:
+        if rows.is_complex():
+            return torch.complex(self._means(rows.real.contiguous()), self._means(rows.imag.contiguous()))
         weights = self.weights.to(rows.dtype)
         if has_bags(rows) and (self.detached or not torch.is_grad_enabled()):
             return F.embedding_bag(self.sources, rows, mode="sum", per_sample_weights=weights)

@@ -191,20 +191,20 @@ class TokenPositions(Memo):
                 continue
             numbers = self.numbers.squeeze(dims.index("C"))
             numbers = numbers.expand(shape[0], -1, -1)  # of one image, all copies have the same positions
-            if _is_window(numbers, self.map_shape):
+            if _is_grid(numbers, self.map_shape):
                 mask = taken(self.visibility.visible, numbers)
                 return self.visibility.all_of(mask), dims
         return None
 
 
-def _is_window(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
-    """Whether every image of ``(N', H', W')`` is a window of a map, its rows and columns at equal steps."""
-    w = map_shape[2]
-    row, column = numbers // w, numbers % w
-    return all(size > 1 for size in numbers.shape[1:]) and all(
-        bool((steps == steps.flatten()[0]).all()) and bool((still == 0).all())
-        for steps, still in ((row.diff(dim=1), column.diff(dim=1)), (column.diff(dim=2), row.diff(dim=2)))
-    )
+def _is_grid(numbers: Tensor, map_shape: tuple[int, int, int]) -> bool:
+    """Whether every image of ``(N', H', W')`` is made of rows and columns of a map, or of its columns and rows."""
+    _, h, w = map_shape
+    image, row, column = numbers // (h * w), numbers // w % h, numbers % w
+    if not all(size > 1 for size in numbers.shape[1:]) or bool((image != image[:, :1, :1]).any()):
+        return False
+    upright = bool((row == row[:, :, :1]).all()) and bool((column == column[:, :1]).all())
+    return upright or (bool((row == row[:, :1]).all()) and bool((column == column[:, :, :1]).all()))
 
 
 def compact(numbers: Tensor) -> Tensor:

@@ -14,10 +14,20 @@ from torch import Tensor
 
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.joined_positions import parted
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.token_positions import CONSTANT, TokenPositions
 
-__all__ = ["MaskedTokens", "Sequence", "as_dropped", "dropped", "gathered", "restored", "sequence_of"]
+__all__ = [
+    "MaskedTokens",
+    "Sequence",
+    "as_dropped",
+    "dropped",
+    "gathered",
+    "positions_without",
+    "restored",
+    "sequence_of",
+]
 
 
 class MaskedTokens(Carrier):
@@ -115,6 +125,9 @@ class MaskedTokens(Carrier):
         positions = tuple(one for one in self.positions if not one.is_constant)
         if not positions:
             return self.values
+        separate = tuple(parted(one) for one in positions)
+        if any(one is not before for one, before in zip(separate, positions, strict=True)):
+            return MaskedTokens(self.values, separate).simplified()
         if len(positions) == 1 and positions[0].whole is None:
             found = positions[0].as_map(self.shape)
             if found is not None:
@@ -226,6 +239,19 @@ def _dropped(positions: TokenPositions) -> TokenPositions | None:
     shape = [1 if i == sequence.dim else size for i, size in enumerate(positions.numbers.shape)]
     index = index.reshape(*shape, count).movedim(-1, sequence.dim).squeeze(sequence.dim + 1)
     return TokenPositions(positions.numbers.gather(sequence.dim, index), positions.visibility, whole=positions)
+
+
+def positions_without(positions: TokenPositions, dims: list[int], keepdim: bool) -> TokenPositions:
+    """The positions of values that were reduced over `dims`, along which positions do not vary."""
+    if keepdim:
+        return positions
+
+    def make() -> TokenPositions:
+        kept = [size for dim, size in enumerate(positions.numbers.shape) if dim not in dims]
+        whole = None if positions.whole is None else positions_without(positions.whole, dims, keepdim)
+        return TokenPositions(positions.numbers.reshape(kept), positions.visibility, whole)
+
+    return positions.once(("without", tuple(dims)), make)
 
 
 def as_dropped(positions: TokenPositions, like: TokenPositions) -> TokenPositions | None:

@@ -58,7 +58,8 @@ def _is_overridable(function: Any) -> bool:
     if not _overridable:
         for members in get_overridable_functions().values():
             _overridable.update(members)
-        _overridable.add(torch.autograd.grad)  # which torch does not list
+        # Torch does not list these, and hands them over all the same.
+        _overridable.update((torch.autograd.grad, torch.rand_like, torch.randn_like, torch.randint_like))
     try:
         if function in _overridable:
             return True

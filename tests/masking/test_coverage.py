@@ -34,10 +34,10 @@ def test_coverage_names_functions_and_where_they_are_called(model, x):
 
 
 def test_coverage_goes_on_after_what_is_missing(x):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LPPool2d(1, 2), nn.Unfold(2))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LPPool3d(1, 2), nn.FractionalMaxPool2d(2, 4))
     found = lm.coverage(model.eval(), x)
     assert not found
-    assert list(found.missing.values()) == [["1 (LPPool2d)"], ["2 (Unfold)"]]
+    assert list(found.missing.values()) == [["1 (LPPool3d)"], ["2 (FractionalMaxPool2d)"]]
 
 
 def test_coverage_reports_what_stopped_it(model, x):

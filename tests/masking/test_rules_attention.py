@@ -227,7 +227,7 @@ def test_torch_encoder_layer_without_its_fast_path():
         (lambda q, k, v: F.scaled_dot_product_attention(q.mT, k.mT, v.mT), "keys and values of the same tokens"),
         (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, v.roll(1, 2) @ k.mT), "mask of other tokens"),
         (lambda q, k, v: q.mT @ k.roll(1, 2), "sums over different tokens"),
-        (lambda q, k, v: q.mT @ torch.ones(L, 2).double(), "weights that belong to positions"),
+        (lambda q, k, v: q.mT @ torch.ones(L, 2).double(), "mixes positions"),
         (lambda q, k, v: torch.ones(2, L).double() @ q, "weights that belong to positions"),
         (lambda q, k, v: q @ torch.ones(C).double(), "of a vector"),
         (lambda q, k, v: torch.einsum("...id,...djd->...ij", q, k), "two operands with named dimensions"),

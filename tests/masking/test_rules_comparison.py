@@ -100,18 +100,6 @@ def test_a_condition_of_tokens_chooses_among_the_kept_ones():
     torch.testing.assert_close(lm.LayerMasked(model)(x, visible), expected.mean(2))
 
 
-def test_constants_like_an_activation_are_ordinary_tensors():
-    given = samples.activation()
-    for made, value in ((torch.zeros_like(given), 0), (torch.ones_like(given), 1), (torch.full_like(given, 2.5), 2.5)):
-        assert type(made) is torch.Tensor
-        assert torch.equal(made, torch.full((2, 4, 6, 7), value, dtype=torch.float64))
-
-
-def test_empty_like_an_activation_lends_its_shape_only():
-    made = torch.empty_like(samples.activation(), dtype=torch.float32)
-    assert (type(made), made.shape, made.dtype) == (torch.Tensor, (2, 4, 6, 7), torch.float32)
-
-
 def test_positions_of_a_condition_are_refused():
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="with two values"):
         torch.where(samples.activation() > 0)

@@ -39,8 +39,8 @@ def test_of_channels(name, keepdim):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("call", [lambda f, x: f(x), lambda f, x: f(x, 2), lambda f, x: f(x, dim=0)])
-def test_of_positions_is_refused(name, call):
+@pytest.mark.parametrize("call", [lambda f, x: f(x), lambda f, x: f(x, dim=0)])
+def test_of_the_batch_is_refused(name, call):
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="masked along channels"):
         call(getattr(torch, name), samples.activation())
 

@@ -254,10 +254,18 @@ def test_cat_with_an_ordinary_tensor():
         samples.assert_equal_where_computed(result, expected)
 
 
-def test_cat_along_anything_but_channels_is_refused():
-    for dim in (0, 2, -1):
-        with pytest.raises(lm.errors.UnsupportedOperatorError, match=r"torch\.cat is masked along channels"):
-            torch.cat([samples.activation(), samples.activation()], dim)
+def test_cat_along_the_batch_is_refused():
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match=r"torch\.cat is masked along channels"):
+        torch.cat([samples.activation(), samples.activation()], 0)
+
+
+def test_maps_beside_each_other_are_no_map_and_come_apart_again():
+    both = torch.cat([samples.activation(), samples.activation(2 * samples.values())], 2)
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="no map in order"):
+        torch.nn.functional.conv2d(both, samples.values(3, 4, 3, 3))
+    first, second = both.split([6, 6], 2)
+    samples.assert_same_activation(first, samples.activation())
+    samples.assert_same_activation(second, samples.activation(2 * samples.values()))
 
 
 def test_channels_last_maps_merge_too():

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
 import lm_plugins as lm
+from lm_plugins.testing import check_rule
 from tests.masking import samples
 
 
@@ -129,7 +130,7 @@ def test_norms_of_channels_are_pointwise(name):
     assert torch.equal(CHANNEL_NORMS[name](samples.full(x)).values, CHANNEL_NORMS[name](x))
 
 
-@pytest.mark.parametrize("norm", [lambda x: F.rms_norm(x, (7,)), lambda x: F.layer_norm(x, (6, 7))])
+@pytest.mark.parametrize("norm", [lambda x: F.rms_norm(x, (7,)), lambda x: F.layer_norm(x, (7,))])
 def test_norms_of_positions_are_refused(norm):
     with pytest.raises(
         lm.errors.UnsupportedOperatorError,
@@ -145,6 +146,21 @@ def test_the_norm_over_space_counts_visible_positions():
     torch.testing.assert_close(result.values.movedim(1, -1)[visible], expected.movedim(1, -1)[visible])
 
 
-def test_layer_norm_over_positions_is_refused():
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="would mix hidden and visible ones"):
-        nn.LayerNorm([4, 6, 7]).double()(samples.activation())
+@pytest.mark.parametrize("shape", [[4, 6, 7], [6, 7]], ids=["channels and space", "space"])
+def test_layer_norm_over_space_counts_what_is_visible(shape):
+    norm = nn.LayerNorm(shape).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+        norm.bias.copy_(torch.rand(shape, generator=torch.Generator().manual_seed(1)))
+    x, visible = samples.values(), samples.region()
+    found = norm(samples.activation(x))
+    expected = torch.zeros_like(x)
+    for image, shown in enumerate(visible):
+        part = x[image, :, shown]
+        over = (0, 1) if len(shape) == 3 else (1,)
+        mean, variance = part.mean(over, keepdim=True), part.var(over, keepdim=True, unbiased=False)
+        expected[image, :, shown] = (part - mean) / (variance + norm.eps).sqrt()
+    samples.assert_equal_where_computed(found, expected * norm.weight + norm.bias)
+    check_rule(lambda y: F.layer_norm(y, y.shape[4 - len(shape) :]).square().mean((2, 3)), samples.values())
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="layer_norm over"):
+        norm(samples.activation(x).permute(0, 2, 3, 1).permute(0, 3, 1, 2)[..., :-1])

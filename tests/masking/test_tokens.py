@@ -172,8 +172,36 @@ def test_different_positions_do_not_merge():
     sequence = given().flatten(2)
     with pytest.raises(lm.errors.UnsupportedOperatorError, match="belong to different positions"):
         sequence + sequence.roll(1, -1)
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="different maps"):
-        torch.cat([sequence, given(visible=~samples.region(N, H, W)).flatten(2)], 2)
+
+
+def test_tokens_of_two_maps_form_one_sequence_and_come_apart_again():
+    """As the scales of a detector: all visible tokens are attended to, and a part is the map that it was."""
+    x, y = samples.values(N, C, H, W), samples.values(N, C, 2, 3, seed=1)
+    one, other = samples.region(N, H, W, seed=1), samples.region(N, 2, 3, seed=2)
+    for options in OPTIONS:
+        maps = samples.activation(x, one, options), samples.activation(y, other, options)
+        both = torch.cat([part.flatten(2).transpose(1, 2) for part in maps], 1)
+        assert both.shape == (N, H * W + 6, C)
+        attended = (both @ both.mT).softmax(-1) @ both
+        for image in range(N):
+            shown = torch.cat([x[image][:, one[image]].T, y[image][:, other[image]].T])
+            expected = (shown @ shown.T).softmax(-1) @ shown
+            torch.testing.assert_close(attended.mean(1)[image], expected.mean(0))
+        first, second = (2 * attended).split([H * W, 6], 1)
+        again = first.transpose(1, 2).unflatten(2, (H, W)), second.transpose(1, 2).unflatten(2, (2, 3))
+        assert [part.visibility.visible for part in again] == [part.visibility.visible for part in maps]
+        total = F.avg_pool2d(again[0], 2) + again[1]
+        expected = F.avg_pool2d(maps[0], 2) + maps[1]
+        assert torch.equal(total.visibility.visible.positions, expected.visibility.visible.positions)
+
+
+def test_tokens_of_three_maps_are_joined_one_after_the_other():
+    parts = [samples.activation(samples.values(N, C, H, W, seed=i), samples.region(N, H, W, seed=i)) for i in range(3)]
+    parts = [part.flatten(2) for part in parts]
+    at_once = torch.cat(parts, 2)
+    nested = torch.cat([parts[0], torch.cat(parts[1:], 2)], 2)
+    torch.testing.assert_close(nested.mean(2), at_once.mean(2))
+    assert isinstance(nested[..., H * W : 2 * H * W].unflatten(2, (H, W)), MaskedActivation)
 
 
 def test_tokens_of_which_different_ones_are_visible():
@@ -269,13 +297,12 @@ def test_normalizing_merged_patches():
         ),
         lambda x: F.batch_norm(x.flatten(2).transpose(1, 2), torch.zeros(24).double(), torch.ones(24).double()),
         lambda x: x.flatten(2).mean((0, 2)),
-        lambda x: windows(x).mean(1),
-        lambda x: x.roll(1, 2).mean(2),
+        lambda x: windows(x.roll(1, 2).roll(1, 3)).mean(1),
         lambda x: x.flatten(2) @ torch.randn(H * W, 3).double(),
         lambda x: F.softmax(x.flatten(2)),
         lambda x: x.flatten(2).view(torch.int64),
         lambda x: F.pad(x.flatten(2), (1, 1), "reflect"),
-        lambda x: F.conv2d(x.transpose(2, 3), torch.randn(2, C, 3, 3).double()),
+        lambda x: F.conv2d(x.flatten(2).roll(1, 2).unflatten(2, (H, W)), torch.randn(2, C, 3, 3).double()),
     ],
 )
 def test_what_has_no_masked_meaning_is_refused(mix):

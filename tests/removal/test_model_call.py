@@ -221,15 +221,15 @@ def test_a_removal_that_takes_no_further_arguments_says_so(net, x):
 
 
 def unmaskable():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool3d(2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
 
 
 @pytest.mark.parametrize(
     ("function", "path"),
     [
-        (lambda net: net, "'1 (LPPool2d)'"),
-        (lambda net: net.forward, "'1 (LPPool2d)'"),
-        (lambda net: lambda x: net(x), "'net.1 (LPPool2d)'"),
+        (lambda net: net, "'1 (LPPool3d)'"),
+        (lambda net: net.forward, "'1 (LPPool3d)'"),
+        (lambda net: lambda x: net(x), "'net.1 (LPPool3d)'"),
     ],
 )
 @pytest.mark.parametrize("name", ["FeatureAblation", "RISE"])
@@ -237,7 +237,7 @@ def test_messages_name_the_modules_of_the_users_model(name, function, path, x):
     method = explainer(name, function(unmaskable()), None)
     with pytest.raises(UnsupportedOperatorError) as caught:
         method.attribute(x, target=0, **SETTINGS[name])
-    assert f"lp_pool2d, called in {path}" in str(caught.value)
+    assert f"lp_pool3d, called in {path}" in str(caught.value)
     assert "forward_func" not in str(caught.value)
 
 

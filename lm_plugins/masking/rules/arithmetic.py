@@ -10,11 +10,12 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.coarse_positions import is_coarser, within
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
 from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens
 
-__all__ = ["ELEMENTWISE", "POWERS"]
+__all__ = ["ELEMENTWISE", "POWERS", "merged"]
 
 ELEMENTWISE = (
     "add sub subtract mul multiply div divide true_divide maximum minimum "
@@ -22,13 +23,23 @@ ELEMENTWISE = (
     "__truediv__ __rtruediv__ __itruediv__ "
     "fmod remainder floor_divide __mod__ __rmod__ __floordiv__ __rfloordiv__ "
     "eq ne lt le gt ge greater greater_equal less less_equal not_equal __lt__ __le__ __gt__ __ge__ "
+    "hypot atan2 arctan2 copysign logaddexp heaviside fmax fmin xlogy "
     "logical_and logical_or logical_xor __and__ __or__ __xor__ __rand__ __ror__ __rxor__"
 ).split()
 POWERS = "pow float_power __pow__ __ipow__ __rpow__".split()
 
 
-def _merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The result of an element-wise function of activations, ordinary tensors and numbers, at least one of the first."""
+def merged(function: Callable[..., Any], operands: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of an element-wise function of activations, ordinary tensors and numbers, at least one of the first.
+
+    Args:
+        function: Acts on values.
+        operands: Its arguments.
+        kwargs: The others.
+
+    Raises:
+        UnsupportedOperatorError: The activations belong to different positions, or one would be written into a tensor.
+    """
     carriers = [one for one in operands if isinstance(one, Carrier)]
     if is_in_place(function) and operands[0] is not carriers[0]:
         raise UnsupportedOperatorError(
@@ -141,6 +152,13 @@ def _merged_positions(
     for one in (_raised(one, ndim) for one in other.positions):
         if any(one.matches(known) for known in result):
             continue
+        finer = [i for i, known in enumerate(result) if is_coarser(one, known)]
+        if finer:
+            result[finer[0]] = _within(function, result[finer[0]], one)
+            continue
+        for known in [known for known in result if is_coarser(known, one)]:
+            result = [left for left in result if left is not known]
+            one = _within(function, one, known)
         same = [i for i, known in enumerate(result) if _positions_alike(known, one)]
         if same:
             result[same[0]] = _of_both(function, result[same[0]], one)
@@ -155,6 +173,16 @@ def _merged_positions(
         else:
             result.append(one)
     return tuple(result)
+
+
+def _within(function: Callable[..., Any], positions: TokenPositions, blocks: TokenPositions) -> TokenPositions:
+    narrowed = within(positions, blocks)
+    if narrowed is None:
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} of tokens and of what belongs to blocks of the map, of which nothing is visible in "
+            "common in an image"
+        )
+    return narrowed
 
 
 def _positions_alike(one: TokenPositions, other: TokenPositions) -> bool:
@@ -194,7 +222,7 @@ def _of_both(function: Callable[..., Any], one: TokenPositions, other: TokenPosi
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, other: Any, **kwargs: Any) -> Any:
         """Merge two activations where both (or either) are visible; a number or an ordinary tensor changes values only."""
-        return _merged(function, (input, other), kwargs)
+        return merged(function, (input, other), kwargs)
 
     return rule
 
@@ -202,7 +230,7 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
 def _power(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, exponent: Any) -> Any:
         """Raise to a power: a number, an ordinary tensor or another activation."""
-        return _merged(function, (input, exponent), {})
+        return merged(function, (input, exponent), {})
 
     return rule
 
@@ -210,7 +238,7 @@ def _power(function: Callable[..., Any]) -> Callable[..., Any]:
 def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, tensor1: Any, tensor2: Any, **kwargs: Any) -> Any:
         """Add a product or a quotient: a merge of all activations among the three."""
-        return _merged(function, (input, tensor1, tensor2), kwargs)
+        return merged(function, (input, tensor1, tensor2), kwargs)
 
     return rule
 
@@ -218,7 +246,7 @@ def _with_product(function: Callable[..., Any]) -> Callable[..., Any]:
 def _between(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, end: Any, weight: Any) -> Any:
         """Interpolate between two: a merge of all activations among the three."""
-        return _merged(function, (input, end, weight), {})
+        return merged(function, (input, end, weight), {})
 
     return rule
 
@@ -226,7 +254,7 @@ def _between(function: Callable[..., Any]) -> Callable[..., Any]:
 def _filling(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(input: Any, mask: Any, value: Any) -> Any:
         """Overwrite where a mask says so: a merge of all activations among the three."""
-        return _merged(function, (input, mask, value), {})
+        return merged(function, (input, mask, value), {})
 
     return rule
 
@@ -258,7 +286,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """Choose one of two at every position: a merge of all activations among the three."""
     if input is None or other is None:
         raise UnsupportedOperatorError("torch.where of a condition alone lists positions: it is masked with two values")
-    return _merged(torch.where, (condition, input, other), {})
+    return merged(torch.where, (condition, input, other), {})
 
 
 @register_rule(Tensor.where, both=True)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.coarse_positions import without_coarser
 from lm_plugins.masking.registry import function_name, register_rule, spellings
+from lm_plugins.masking.rules.patch_merging import with_channels
 from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens, gathered
 
@@ -20,13 +22,13 @@ _LETTERS = "abcdefghijklmnopqrstuvw"
 
 
 def _softmax(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: MaskedTokens, dim: int | None = None, *args: Any, **kwargs: Any) -> MaskedTokens:
+    def rule(input: MaskedTokens, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
         """Softmax over channels, or over the visible tokens: hidden ones get a share of exactly 0."""
         if dim is None:
             raise UnsupportedOperatorError(f"{function_name(function)} without dim")
         over = input.varying(dim)
         if all(one.is_full for one in over):
-            return input.like(function(input.values, dim, *args, **kwargs))
+            return input.like(function(input.values, dim, *args, **kwargs)).simplified()
         hidden = input.is_hidden(over)
         values = input.values.masked_fill(hidden, -torch.inf)
         # Of nothing but hidden tokens, and others that the model masks, infinities would make NaN.
@@ -40,6 +42,25 @@ def _softmax(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for _function in spellings("softmax"):
     register_rule(_function, tokens=True)(_softmax(_function))
+
+
+def _log_softmax(function: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(input: MaskedTokens, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Logarithm of the softmax over channels, or over the visible tokens; what is hidden stays so."""
+        if dim is None:
+            raise UnsupportedOperatorError(f"{function_name(function)} without dim")
+        over = input.varying(dim)
+        values = input.values
+        if not all(one.is_full for one in over):
+            values = values.masked_fill(input.is_hidden(over), -torch.inf)
+            values = values.masked_fill((values == -torch.inf).all(dim, keepdim=True), 0.0)
+        return input.like(function(values, dim, *args, **kwargs)).simplified()
+
+    return rule
+
+
+for _function in spellings("log_softmax"):
+    register_rule(_function, tokens=True)(_log_softmax(_function))
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -94,7 +115,12 @@ def contracted(
     for positions in kept:
         if not any(positions.matches(one) for one in distinct):
             distinct.append(positions)
-    return MaskedTokens(result, tuple(distinct)).simplified() if distinct else result
+    fine = without_coarser(distinct)
+    if fine is None:
+        raise UnsupportedOperatorError(
+            f"{name} of tokens and of blocks of the map, of which nothing visible is in common"
+        )
+    return MaskedTokens(result, fine).simplified() if fine else result
 
 
 def _described(value: Any) -> str:
@@ -107,6 +133,8 @@ def _matmul(function: Callable[..., Any]) -> Callable[..., Any]:
         other = next(iter(kwargs.values())) if other is None else other
         reverse = function.__name__ == "__rmatmul__"
         first, second = (other, input) if reverse else (input, other)
+        if isinstance(first, MaskedTokens) and not isinstance(second, Carrier) and second.ndim == 2:
+            first = with_channels(function_name(function), first, [-1])  # as a linear layer
         if first.ndim < 2 or second.ndim < 2:
             raise UnsupportedOperatorError(f"{function_name(function)} of a vector with tokens")
         batch = _LETTERS[: max(first.ndim, second.ndim) - 2]
@@ -118,6 +146,31 @@ def _matmul(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for _function in (*spellings("matmul", "bmm", "mm"), torch.Tensor.__matmul__, torch.Tensor.__rmatmul__):
     register_rule(_function, tokens=True)(_matmul(_function))
+
+
+@register_rule(*(one for one in spellings("baddbmm") if not one.__name__.endswith("_")), tokens=True)
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """Multiply matrices of tokens, and add a bias that belongs to no position."""
+    if isinstance(input, MaskedTokens):
+        raise UnsupportedOperatorError("torch.baddbmm is masked with an ordinary tensor as the one that is added to")
+    operands = tuple(one.whole() if isinstance(one, MaskedTokens) else one for one in (batch1, batch2))
+
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        return torch.baddbmm(input, first, second, beta=beta, alpha=alpha)
+
+    return contracted("torch.baddbmm", (operands[0], operands[1]), ("axy", "ayz"), "axz", product)
+
+
+@register_rule(torch.cdist, tokens=True)
+def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Any:
+    """Take the distance of the channels of every two tokens."""
+    batch = _LETTERS[: max(x1.ndim, x2.ndim) - 2]
+    axes = (batch[len(batch) - x1.ndim + 2 :] + "xy", batch[len(batch) - x2.ndim + 2 :] + "zy")
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return torch.cdist(first, second, p, compute_mode)
+
+    return contracted("torch.cdist", (x1, x2), axes, batch + "xz", distance)
 
 
 def _spelled_out(equation: str, operands: tuple[Any, ...]) -> str:

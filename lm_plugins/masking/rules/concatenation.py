@@ -9,6 +9,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
+from lm_plugins.masking.joined_positions import joined
 from lm_plugins.masking.part import are_cuts_of_same
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.token_positions import CONSTANT, TokenPositions, compact
@@ -66,8 +67,10 @@ def cat_of_tokens(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any
     first = carriers[0]
     dim %= first.ndim
     masks = {id(one.positions[0].visibility.visible) for one in carriers}
-    if len(masks) > 1 or any(len(one.positions) > 1 for one in carriers):
-        raise UnsupportedOperatorError(f"torch.cat of tokens of different maps: {carriers}")
+    if any(len(one.positions) > 1 for one in carriers):
+        raise UnsupportedOperatorError(f"torch.cat of scores: {carriers}")
+    if len(masks) > 1:
+        return _cat_of_maps(tensors, dim)
     of = [one.positions[0] if isinstance(one, MaskedTokens) else None for one in tensors]
     if _is_along_channels(of, dim):
         return _cat_channels(tensors, carriers, dim)
@@ -83,6 +86,28 @@ def cat_of_tokens(tensors: Sequence[MaskedTokens | Tensor], dim: int = 0) -> Any
     if first.is_dropped:
         positions = positions.kept_of(full)
     return MaskedTokens(torch.cat(values, dim), (positions,)).simplified()
+
+
+def _cat_of_maps(tensors: Sequence[MaskedTokens | Tensor], dim: int) -> Any:
+    """Put tokens of several maps beside each other: they become those of one map that holds all."""
+    tensors = [one.whole() if isinstance(one, MaskedTokens) else one for one in tensors]
+    carriers = [one for one in tensors if isinstance(one, MaskedTokens)]
+    found = joined([one.positions[0] for one in carriers])
+    if found is None or not all(_may_join(one.positions[0], dim, one.shape[dim]) for one in carriers):
+        raise UnsupportedOperatorError(
+            f"torch.cat of tokens of different maps along dim={dim}: {carriers}. It is masked along the dimension of tokens"
+        )
+    of = iter(found)
+    return cat_of_tokens(
+        [MaskedTokens(one.values, (next(of),)) if isinstance(one, MaskedTokens) else one for one in tensors], dim
+    )
+
+
+def _may_join(positions: TokenPositions, dim: int, size: int) -> bool:
+    """Whether tokens, not images, lie along a dimension."""
+    image = positions.numbers // (positions.map_shape[1] * positions.map_shape[2])
+    is_of_images = image.shape[dim] > 1 and not torch.equal(image, image.narrow(dim, 0, 1).expand_as(image))
+    return (positions.varies(dim) or size == 1) and not is_of_images
 
 
 def _is_along_channels(positions: Sequence[TokenPositions | None], dim: int) -> bool:

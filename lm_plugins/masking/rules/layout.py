@@ -94,6 +94,16 @@ def data(input: MaskedActivation, owner: Any = None) -> MaskedActivation:
     return input.like(input.values.detach())
 
 
+@register_rule(*spellings("rot90"), both=True)
+def rot90(input: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
+    """Rotate by quarters: mirror and swap two dimensions."""
+    first, second = dims
+    k %= 4
+    if k == 2:
+        return input.flip(first, second)
+    return input if k == 0 else input.flip(second if k == 1 else first).transpose(first, second)
+
+
 @register_rule(*spellings("swapaxes"))
 def swapaxes(input: MaskedActivation, axis0: int, axis1: int) -> MaskedActivation:
     """Swap two dimensions, by NumPy's name."""

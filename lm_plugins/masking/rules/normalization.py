@@ -47,9 +47,29 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Any:
-    """Normalize the channels of every position; a patch of positions in the channels becomes one position first."""
+    """Normalize the channels of every position; a patch of positions in the channels becomes one position first.
+
+    Over channels and space, or space alone, the mean and variance are those of what is visible.
+    """
+    if isinstance(input, MaskedActivation) and input.dims[-2:] == ("H", "W") and 2 <= len(normalized_shape) <= 3:
+        return _normalized_over_space(input, list(normalized_shape), weight, bias, eps)
     input = with_channels("torch.nn.functional.layer_norm", input, range(-len(normalized_shape), 0))
     return input.like(F.layer_norm(input.values, normalized_shape, weight, bias, eps)).simplified()
+
+
+def _normalized_over_space(
+    input: MaskedActivation, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> MaskedActivation:
+    visible = input.visibility.visible
+    if list(input.shape[-len(shape) :]) != shape or input.dims != NCHW:
+        raise UnsupportedOperatorError(f"torch.nn.functional.layer_norm over {tuple(shape)} of {input!r}")
+    if visible.is_full and visible.inside is None:
+        return input.like(F.layer_norm(input.values, shape, weight, bias, eps))
+    counted = visible.positions[:, None]
+    groups = 1 if len(shape) == 3 else int(input.shape[1])
+    values = _normalized_groups(input.values, counted, groups, None, None, eps)
+    values = values if weight is None else values * weight
+    return MaskedActivation(values if bias is None else values + bias, input.visibility.settled, input.dims)
 
 
 @register_rule(F.rms_norm, both=True)

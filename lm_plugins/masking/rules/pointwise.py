@@ -19,7 +19,8 @@ _ACTIVATIONS = (
 _ARITHMETIC = (
     "abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos atan erf sign floor ceil round clamp clip "
     "clamp_min clamp_max nan_to_num positive zero_ fill_ trunc fix frac __neg__ __abs__ "
-    "isnan isinf isfinite isneginf isposinf logical_not bitwise_not __invert__"
+    "isnan isinf isfinite isneginf isposinf logical_not bitwise_not __invert__ "
+    "tan asin acos asinh atanh sinh cosh erfc sinc logit deg2rad rad2deg signbit sgn"
 ).split()
 _DROPOUT = "dropout dropout1d dropout2d alpha_dropout feature_dropout feature_alpha_dropout".split()
 _RANDOM_IN_TRAINING = ("rrelu", "rrelu_")

@@ -38,15 +38,7 @@ def _about_kind(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-# Those that are filled with constants depend on the shape alone: they are ordinary tensors.
-_CONSTANTS = (torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like)
-
-for _function in (
-    *(getattr(Tensor, name) for name in _OF_SHAPE),
-    torch.numel,
-    *_CONSTANTS,
-    *properties("shape", "ndim"),
-):
+for _function in (*(getattr(Tensor, name) for name in _OF_SHAPE), torch.numel, *properties("shape", "ndim")):
     register_rule(_function, both=True)(_about_shape(_function))
 
 for _function in (
@@ -57,19 +49,6 @@ for _function in (
     Tensor.retain_grad,
 ):
     register_rule(_function, both=True)(_about_kind(_function))
-
-
-def _new(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Carrier, *args: Any, **kwargs: Any) -> Tensor:
-        """Make an ordinary tensor of the same dtype and device."""
-        result: Tensor = function(input.values, *args, **kwargs)
-        return result
-
-    return rule
-
-
-for _name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"):
-    register_rule(getattr(Tensor, _name), both=True)(_new(getattr(Tensor, _name)))
 
 
 # ---- gradients: of the values, with 0 for tokens that were dropped ------------------------------------------------------

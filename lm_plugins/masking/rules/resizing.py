@@ -10,7 +10,9 @@ from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import NCHW, MaskedActivation
+from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.geometry import Resizing, Window
+from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.pooling import adaptive_avg_pool2d, precision
 
@@ -71,6 +73,51 @@ def interpolate(
     if span:
         values = input.padded_for(Window((span, span), (1, 1), (0, 0, 0, 0), (1, 1)))
     return MaskedActivation(resizing(values), input.visibility.resized(of_regions))
+
+
+@register_rule(F.grid_sample)
+def grid_sample(
+    input: MaskedActivation,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> MaskedActivation:
+    """Sample a map at the places that an ordinary tensor names: visible is what is sampled from visible positions.
+
+    As for `interpolate`, hidden positions are padded from their neighbours first, and a sample is visible from the share of
+    visible positions on that `MaskingOptions` call coverage. What lies outside of the image is as in the plain model.
+    """
+    _check("grid_sample", input)
+    if not isinstance(input, MaskedActivation) or isinstance(grid, Carrier):
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.grid_sample is masked with an activation and an ordinary grid only; a grid that the model "
+            "computes at every position would look anywhere, at hidden positions as well"
+        )
+    settled = MaskedActivation(input.values, input.visibility.settled)
+    region = input.visibility.visible
+    values = F.grid_sample(
+        settled.completed_to(Mask(torch.ones_like(region.positions))), grid, mode, padding_mode, align_corners
+    )
+    if region.is_full and region.inside is None:
+        return MaskedActivation(values, input.visibility.all_of(_all_of(region, values)))
+
+    def sampled(of: Tensor) -> Tensor:
+        shape = "bilinear" if mode == "bicubic" else mode
+        result: Tensor = F.grid_sample(of[:, None].to(grid.dtype), grid, shape, padding_mode, align_corners)[:, 0]
+        return result
+
+    inside = (
+        torch.ones_like(region.positions) if region.inside is None else region.inside.expand(region.positions.shape)
+    )
+    covered, possible = sampled(region.positions), sampled(inside)
+    visible = (covered >= input.visibility.options.coverage * possible - 1e-5) & ((covered > 0) | (possible <= 0))
+    is_lost = ~(visible & (covered > 0)).flatten(1).any(1)  # (N,)
+    return MaskedActivation(values, input.visibility.all_of(Mask(visible | (is_lost[:, None, None] & (covered > 0)))))
+
+
+def _all_of(region: Mask, values: Tensor) -> Mask:
+    return Mask(region.positions.new_ones(values.shape[0], *values.shape[2:]))
 
 
 @register_rule(*spellings("pixel_shuffle"))

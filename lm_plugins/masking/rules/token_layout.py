@@ -201,6 +201,7 @@ for _function in spellings(*_RESHAPES):
     register_rule(_function, tokens=True)(_reshape(_function))
 
 register_rule(torch.Tensor.__getitem__, tokens=True)(_move(torch.Tensor.__getitem__))
+register_rule(torch.Tensor.unfold, tokens=True)(_move(torch.Tensor.unfold))
 
 
 @register_rule(*spellings("expand_as"), tokens=True)
