@@ -6,7 +6,7 @@ import sys
 import pytest
 
 # torch itself imports tqdm where it finds it.
-OPTIONAL = ["torchvision", "captum", "lime", "shap", "quantus", "matplotlib", "skimage", "cv2", "ray"]
+OPTIONAL = ["torchvision", "captum", "lime", "shap", "shapiq", "quantus", "matplotlib", "skimage", "cv2", "ray"]
 OPTIONAL += ["einops", "pandas", "sklearn", "scipy", "PIL", "timm", "hypothesis", "pytest"]
 
 

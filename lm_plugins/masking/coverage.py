@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.arguments import Arguments
 from lm_plugins.masking.calls import converted
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.opaque_code import running_eagerly
@@ -19,7 +20,7 @@ from lm_plugins.masking.registry import function_name, has_rule
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["Coverage", "coverage"]
+__all__ = ["Coverage", "coverage", "coverage_of"]
 
 
 @dataclass
@@ -96,6 +97,18 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None,
     """
     check_images(x, "coverage")
     check_evaluation_mode(model, "coverage")
+    return coverage_of(model, x, options, Arguments(further))
+
+
+def coverage_of(model: nn.Module, x: Tensor, options: MaskingOptions | None, arguments: Arguments) -> Coverage:
+    """As `coverage`, for a model that takes other arguments as well.
+
+    Args:
+        model: A model of images, in evaluation mode.
+        x: Images ``(N, C, H, W)``.
+        options: The semantics.
+        arguments: What else the model takes.
+    """
     found = Coverage()
     names = {id(module): name for name, module in model.named_modules()}
 
@@ -116,7 +129,8 @@ def coverage(model: nn.Module, x: Tensor, options: MaskingOptions | None = None,
     run = Run(MaskingOptions() if options is None else options, observer=record)
     try:
         with torch.no_grad(), running_eagerly(model):
-            model(_all_visible(x.clone(), run, is_image=True), *further)
+            others = [_all_visible(one.clone(), run, is_image=True) for one, _ in arguments.others]
+            arguments.call(model, _all_visible(x.clone(), run, is_image=True), others)
     except Exception as error:  # whatever a foreign model raises, what was found so far is worth reporting
         found.stopped = f"{type(error).__name__}: {error}"
     finally:

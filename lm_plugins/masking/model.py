@@ -1,7 +1,7 @@
 """Any torch vision model, layer-masked."""
 
 import concurrent.futures
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
@@ -19,12 +19,13 @@ from lm_plugins.checks import (
     check_images,
     explaining_mismatch,
 )
-from lm_plugins.errors import InputTypeError, UnsupportedOperatorError
+from lm_plugins.errors import InputTypeError, ShapeError, UnsupportedOperatorError
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.arguments import Arguments, several
 from lm_plugins.masking.batch_norm_folding import prepared
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.channels_last import is_everything
-from lm_plugins.masking.coverage import coverage
+from lm_plugins.masking.coverage import coverage_of
 from lm_plugins.masking.futures import afterwards
 from lm_plugins.masking.halo import run_with_halo
 from lm_plugins.masking.mask import Mask
@@ -106,15 +107,23 @@ class LayerMasked(nn.Module):
         self._verify = verify
         self._learned: dict[Any, _Learned] = {}
 
-    def forward(self, x: Tensor, visible: Tensor | None = None, *further: Any) -> Any:
+    def forward(
+        self,
+        x: Tensor | Sequence[Tensor] | None = None,
+        visible: Tensor | Sequence[Tensor | None] | None = None,
+        *further: Any,
+        **named: Any,
+    ) -> Any:
         """Run the model on the visible pixels.
 
         Args:
             x: Images ``(N, C, H, W)``, floating point, in the normalisation that the model expects. Without `visible`,
-                a pixel whose channels all equal `MASKED` is hidden.
+                a pixel whose channels all equal `MASKED` is hidden. A tuple of images for a model that takes several, such
+                as a siamese one; or none, and the image under the keyword that the model knows it by, ``pixel_values=x``.
             visible: True (or 1) = the model may see this pixel. Bool or 0/1 of any dtype; ``(N, 1, H, W)``,
-                ``(N, H, W)``, ``(1, 1, H, W)``, ``(1, H, W)`` or ``(H, W)``.
+                ``(N, H, W)``, ``(1, 1, H, W)``, ``(1, H, W)`` or ``(H, W)``. Of several images, a tuple with one for each.
             further: What else the model takes after the images; handed on as it is.
+            named: The same by keyword.
 
         Returns:
             What the model returns. Maps come back as ordinary tensors with 0 at hidden positions. If everything is
@@ -134,26 +143,27 @@ class LayerMasked(nn.Module):
                 later, such as a generator.
             VerificationError: With everything visible, the model gives another output through the engine than by itself.
         """
-        return uncompiled(self._forward, x, visible, further)
+        return uncompiled(self._forward, x, visible, further, named)
 
-    def _forward(self, x: Tensor, visible: Tensor | None, further: tuple[Any, ...]) -> Any:
+    def _forward(self, given: Any, visible: Any, further: tuple[Any, ...], named: dict[str, Any]) -> Any:
         check_not_traced()
-        x = _given(x)
-        check_images(x, _WHAT)
-        check_data(self.model, x, visible)
-        visible = unpainted(x) if visible is None else as_visible(visible, x)
-        is_finite = check_finite(x, _WHAT, visible)
-        if is_everything(visible):
+        given, arguments = Arguments.of(given, further, named)
+        checked = [self._checked(*one) for one in zip(*several(given, visible), strict=True)]
+        (x, visible, is_finite), *others = checked
+        if any(len(one) != len(x) for one, _, _ in others):
+            raise ShapeError(f"the images come in batches of one size, got {[len(one) for one, _, _ in checked]}.")
+        arguments = replace(arguments, others=tuple((one, mask) for one, mask, _ in others))
+        if all(is_everything(mask) for _, mask, _ in checked):
             check_evaluation_mode(self.model, _WHAT, self.model.modules())
             with explaining_mismatch(self.model, x):
-                return self.model(x, *further)
-        kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type), _kind_of(further))
+                return arguments.call(self.model, x)
+        kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type), arguments.kind)
         learned = self._learned.get(kind)
 
         def run() -> Any:
             needed = None if learned is None else learned.halo
             return run_with_halo(
-                lambda halo: _run(self.model, x, visible, Run(self.options, halo), further, is_finite), needed
+                lambda halo: _run(self.model, x, visible, Run(self.options, halo), arguments, is_finite), needed
             )
 
         if learned is None or learned.state.has_changed(self.model):
@@ -163,23 +173,33 @@ class LayerMasked(nn.Module):
             if self._verify and has_hooks(self.model):
                 # Hooks keep the first of what they see, or the last: both are to belong to the answer, not to the check.
                 run()
-            learned = self._learned[kind] = self._verified(x, visible, further)
+            learned = self._learned[kind] = self._verified(x, visible, arguments)
         output, learned.halo = run()
         return output
 
-    def _verified(self, x: Tensor, visible: Tensor, further: tuple[Any, ...]) -> "_Learned":
+    def _checked(self, x: Any, visible: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+        """Images, what of them is visible, and whether all of their pixels are finite."""
+        x = _given(x)
+        check_images(x, _WHAT)
+        check_data(self.model, x, visible)
+        visible = unpainted(x) if visible is None else as_visible(visible, x)
+        return x, visible, check_finite(x, _WHAT, visible)
+
+    def _verified(self, x: Tensor, visible: Tensor, arguments: Arguments) -> "_Learned":
         """What is known of the model once it was checked."""
         learned = _Learned(ModelState(self.model))
         if self._verify:
 
             def run(model: nn.Module, images: Tensor) -> Any:
                 everything = torch.ones_like(visible[: len(images)])
-                return _run(model, images, everything, Run(self.options), further)
+                return _run(model, images, everything, Run(self.options), arguments.all_visible(len(images)))
 
             # With gradients where the answer has them: hooks on activations ask for them.
             images = torch.where(visible[:, None], x.detach(), 0.0).requires_grad_(x.requires_grad)
+            others = tuple((torch.where(mask[:, None], one.detach(), 0.0), mask) for one, mask in arguments.others)
+            arguments = replace(arguments, others=others)
             with explaining_mismatch(self.model, x):
-                verify(self.model, images, run, further)
+                verify(self.model, images, run, arguments)
             learned.state.ignore_changes(self.model)
         return learned
 
@@ -229,17 +249,6 @@ class _Learned:
     halo: frozenset[int] | None = None
 
 
-def _kind_of(further: Any) -> Any:
-    """What of further arguments may decide which way a model takes: everything but the values of tensors."""
-    if isinstance(further, (list, tuple)):
-        return tuple(_kind_of(one) for one in further)
-    if isinstance(further, dict):
-        return tuple((name, _kind_of(one)) for name, one in further.items())
-    if isinstance(further, Tensor):
-        return further.shape[1:], further.dtype
-    return further if isinstance(further, (bool, int, float, str, type(None))) else type(further)
-
-
 def run_masked(
     model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions, further: tuple[Any, ...] = ()
 ) -> Any:
@@ -261,21 +270,24 @@ def run_masked(
     """
     check_python(model)
     check_evaluation_mode(model, _WHAT)
-    return _run(model, x, visible, Run(options), further)
+    return _run(model, x, visible, Run(options), Arguments(further))
 
 
-def _run(
-    model: nn.Module, x: Tensor, visible: Tensor, run: Run, further: tuple[Any, ...], is_finite: bool = False
-) -> Any:
+def _run(model: nn.Module, x: Tensor, visible: Tensor, run: Run, arguments: Arguments, is_finite: bool = False) -> Any:
+    carrier = _carrier(x, visible, run, is_finite)
+    others = [_carrier(one, mask, run, False) for one, mask in arguments.others]
+    try:
+        with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
+            return _ordinary(arguments.call(model, carrier, others), run)
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(_explain(error, model, x, run.options, arguments)) from error
+
+
+def _carrier(x: Tensor, visible: Tensor, run: Run, is_finite: bool) -> MaskedActivation:
     region = Mask(visible)
     # Made for every run: a model may write into its images.
     values = x if region.is_full else _without_hidden(x, visible, is_finite)
-    carrier = MaskedActivation(values, Visibility(region, region, run, is_image=True))
-    try:
-        with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
-            return _ordinary(model(carrier, *further), run)
-    except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(_explain(error, model, x, run.options, further)) from error
+    return MaskedActivation(values, Visibility(region, region, run, is_image=True))
 
 
 def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
@@ -304,9 +316,9 @@ def _given(x: Any) -> Any:
 
 
 def _explain(
-    error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions, further: tuple[Any, ...]
+    error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions, arguments: Arguments
 ) -> str:
-    found = coverage(model, x, options, *further)
+    found = coverage_of(model, x, options, arguments)
     return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from lm_plugins.errors import LMPluginsError, VerificationError
+from lm_plugins.masking.arguments import Arguments
 from lm_plugins.masking.carrier import Carrier
 
 __all__ = ["verify"]
@@ -16,21 +17,21 @@ __all__ = ["verify"]
 _Call = Callable[[nn.Module, Tensor], Any]
 
 
-def verify(model: nn.Module, x: Tensor, run: _Call, further: tuple[Any, ...] = ()) -> None:
+def verify(model: nn.Module, x: Tensor, run: _Call, arguments: Arguments | None = None) -> None:
     """Check that the engine gives what the plain model gives, on images of which everything is visible.
 
     Args:
         model: The model, in evaluation mode.
         x: Images ``(N, C, H, W)``. The first is taken, or all if the model does not run on one.
         run: Sends images through the engine, for a model.
-        further: What else the model takes after the images.
+        arguments: What else the model takes.
 
     Raises:
         VerificationError: It gives something else. The message names the first module whose output differs.
     """
 
     def plain(model: nn.Module, x: Tensor) -> Any:
-        return model(x, *further)
+        return (arguments or Arguments()).call(model, x)
 
     try:
         found, expected = run(model, x[:1].clone()), plain(model, x[:1].clone())
