@@ -195,7 +195,6 @@ def _of_monai() -> Cases:
     for name, chosen in cases.items():
         yield name, partial(getattr(nets, name), **chosen)
     yield "BasicUNet, interpolation", partial(nets.BasicUNet, **cases["BasicUNet"], upsample="nontrainable")
-    yield "HoVerNet", partial(nets.HoVerNet, mode="fast", in_channels=3, out_classes=2)
 
 
 # ---- classifiers -----------------------------------------------------------------------------------------------------

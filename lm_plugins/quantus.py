@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images
 from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
-from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.masking import MASKED
+from lm_plugins.outputs.words import Output, parted, rows_of
 from lm_plugins.removal import Removal, as_removal
 
 __all__ = ["PixelMasks", "hide_segments"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, check_target
 from lm_plugins.errors import InputTypeError, MissingDependencyError, OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator, Features, relabelled
-from lm_plugins.features.output import Output
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import Output
 from lm_plugins.removal import Removal, as_removal
 
 try:
@@ -42,7 +42,7 @@ class ImageGame(shapiq.Game):
         target: The class, as in Captum: an index, or one for each dimension behind the batch. None: the one that the model
             predicts for the whole image, which `ImageGame.target` then names.
         removal: How features are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, for the probabilities that it means (see `lm_plugins.features.output`), a
+        output: A word for what the model returns, for the probabilities that it means (see `lm_plugins.outputs.words`), a
             function that chooses from it, or both. None takes what it returns.
         normalize: Subtract what the model says when nothing is visible, as shapiq's own games do.
         batch_size: Coalitions in one forward pass; None chooses.

@@ -16,8 +16,8 @@ from lm_plugins.attribution.layers import named_layers
 from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, LayerError, OptionError, ShapeError
-from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import Output, parted, rows_of
 
 __all__ = ["OFFICIAL_DEMO", "IntegratedGradCam"]
 
@@ -55,7 +55,7 @@ class IntegratedGradCam(LayerAttribution):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them that runs `layer`.
         layer: The layer, usually the last convolutional one; with a model its name will do.
-        output: A word for what the model returns (see `lm_plugins.features.output`), to explain the probabilities that it
+        output: A word for what the model returns (see `lm_plugins.outputs.words`), to explain the probabilities that it
             means; or a function that turns it into a tensor ``(N, ...)``. None explains what it returns.
 
     Raises:

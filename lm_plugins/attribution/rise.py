@@ -13,8 +13,8 @@ from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import check_evaluation_mode, targets_for
 from lm_plugins.errors import OptionError
-from lm_plugins.features.output import Output, as_probabilities, parted
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import Output, as_probabilities, parted
 from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
@@ -46,7 +46,7 @@ class RISE(PerturbationAttribution):  # type: ignore[misc]
             drawn. None: ``"expected"`` for colours, ``"observed"`` for regions.
         batch_size: Masks in one forward pass; the result does not depend on it. Small batches are fastest on a CPU; a
             GPU wants more.
-        output: A word for what the model returns (see `lm_plugins.features.output`), a function that turns it into a tensor
+        output: A word for what the model returns (see `lm_plugins.outputs.words`), a function that turns it into a tensor
             ``(K, ...)``, or ``(function, word)``. Without a word it is checked to be probabilities; of a single one,
             `target` is None or 0, as in Captum.
 

@@ -19,8 +19,8 @@ from lm_plugins.attribution.soft_masks import SoftMasks
 from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.checks import Target, check_evaluation_mode, targets_for
 from lm_plugins.errors import InputTypeError, OptionError, SkippedLayerWarning
-from lm_plugins.features.output import Output, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import Output, as_probabilities, parted, rows_of
 from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.removal.model_call import ModelCall
@@ -68,7 +68,7 @@ class SISE(PerturbationAttribution):  # type: ignore[misc]
         normalize: Spread the result over [0, 1]. The published formula ends with the fusion; the order of pixels is the
             same.
         batch_size: Masks in one forward pass. Small batches are fastest on a CPU; a GPU wants more.
-        output: A word for what the model returns (see `lm_plugins.features.output`), a function that turns it into a tensor
+        output: A word for what the model returns (see `lm_plugins.outputs.words`), a function that turns it into a tensor
             ``(K, ...)``, or ``(function, word)``. Without a word it is checked to be probabilities; of a single one,
             `target` is None or 0, as in Captum.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lm_plugins.errors import OptionError
-from lm_plugins.features.output import rows_of
+from lm_plugins.outputs.words import rows_of
 from lm_plugins.removal import Colour, PixelColour, RandomColour, Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall, seen_by
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import Output, as_probabilities, guessed, parted, rows_of
+from lm_plugins.outputs.words import Output, as_probabilities, guessed, parted, rows_of
 from lm_plugins.removal import Forward
 
 __all__ = ["AuditedModel"]

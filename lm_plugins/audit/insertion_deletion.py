@@ -10,8 +10,8 @@ from torch import Tensor
 from lm_plugins.audit.ranking import pixel_maps
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, targets_for
 from lm_plugins.errors import OptionError, ShapeError
-from lm_plugins.features.output import Output, as_probabilities, parted, rows_of
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import Output, as_probabilities, parted, rows_of
 
 __all__ = ["Curve", "deletion", "insertion"]
 

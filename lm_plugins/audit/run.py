@@ -32,7 +32,7 @@ from lm_plugins.audit.recommendation import cost_of
 from lm_plugins.audit.removal_order import Order
 from lm_plugins.audit.result import AuditResult
 from lm_plugins.audit.tables import COLUMNS, pd
-from lm_plugins.features.output import Output
+from lm_plugins.outputs.words import Output
 from lm_plugins.progress import Progress
 from lm_plugins.progress import progress as progress_bar
 from lm_plugins.removal import Removal
@@ -97,7 +97,7 @@ def run_audit(
         class_similarity: A matrix or function; adds ``class_similarity`` to the curves. See `wordnet_similarity`.
         lime_samples: Coalitions for each explanation by LIME.
         output: A word for what the model returns (``"logits"``, ``"probabilities"``, ``"sigmoid"``, ``"single_logit"``; see
-            `lm_plugins.features.output`), a function that turns it into a tensor ``(N, classes)``, or ``(function, word)``.
+            `lm_plugins.outputs.words`), a function that turns it into a tensor ``(N, classes)``, or ``(function, word)``.
             Without a word it is taken for logits, and refused if it looks like probabilities.
 
     Returns:

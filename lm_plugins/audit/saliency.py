@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode, check_target
-from lm_plugins.features.output import rows_of
+from lm_plugins.outputs.words import rows_of
 
 __all__ = ["gradient_saliency"]
 

@@ -9,7 +9,7 @@ from lm_plugins.captum.noise_tunnel import for_noise_tunnel
 from lm_plugins.captum.pixel_masks import PixelMasks, image_position
 from lm_plugins.captum.similarity import feature_similarity
 from lm_plugins.errors import MissingDependencyError, OptionError, ShapeError
-from lm_plugins.features.output import Output
+from lm_plugins.outputs.words import Output
 from lm_plugins.removal import Removal
 
 try:
@@ -46,7 +46,7 @@ class FeatureAblation(_WithFutures, attr.FeatureAblation):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
 
     Example:
@@ -84,7 +84,7 @@ class Occlusion(PixelMasks, attr.Occlusion):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
@@ -151,7 +151,7 @@ class ShapleyValueSampling(_WithFutures, attr.ShapleyValueSampling):  # type: ig
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
@@ -180,7 +180,7 @@ class ShapleyValues(_WithFutures, attr.ShapleyValues):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
@@ -237,7 +237,7 @@ class Lime(_SampledPixelMasks, attr.Lime):  # type: ignore[misc]
         similarity_func: As upstream's; by default `feature_similarity`, which looks at which features are present.
         perturb_func: As upstream's.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 
@@ -272,7 +272,7 @@ class KernelShap(_SampledPixelMasks, attr.KernelShap):  # type: ignore[misc]
     Args:
         forward_func: A model of images, or a function of them.
         removal: How pixels are removed: an object or a name of `lm_plugins.removal`; layer masking by default.
-        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.features.output`); or a
+        output: A word for what the model returns, to explain its probabilities (see `lm_plugins.outputs.words`); or a
             function that chooses, such as ``lambda result: result["out"]``. None explains what it returns.
     """
 

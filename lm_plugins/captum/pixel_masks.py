@@ -15,9 +15,9 @@ from lm_plugins.checks.explanations import warn_of_few_samples, warn_of_zeros
 from lm_plugins.errors import InputTypeError, MaskValueError, OptionError, ShapeError, UnsupportedOperatorError
 from lm_plugins.features import relabelled
 from lm_plugins.features.coalition import spread
-from lm_plugins.features.output import Output, parted, rows_of
 from lm_plugins.masking import MASKED
 from lm_plugins.masking.futures import afterwards
+from lm_plugins.outputs.words import Output, parted, rows_of
 from lm_plugins.removal import LayerMasking, Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall, seen_by
 

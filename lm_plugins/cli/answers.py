@@ -1,7 +1,7 @@
 """What the model of a command says: ``--output``, and its answers by that word."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import click
 import torch
@@ -9,23 +9,53 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.cli.exit_codes import is_out_of_memory
-from lm_plugins.errors import ModelLoadingError, OptionError
-from lm_plugins.features.output import OutputIs, as_probabilities, guessed, parted
+from lm_plugins.errors import LMPluginsError, ModelLoadingError, OptionError
+from lm_plugins.outputs.words import OutputIs, as_probabilities, chosen_by, guessed, parted
 
-__all__ = ["answered", "output_option"]
+__all__ = ["answered", "output_option", "with_field"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Word(click.ParamType):  # type: ignore[type-arg]
-    name = "|".join(get_args(OutputIs))
+    name = "|".join((*get_args(OutputIs), "field:NAME[,WORD]"))
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> OutputIs | None:
-        """From a word, with or without an underscore."""
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str | None:
+        """From a word, with or without an underscore; or a field, and a word for what it holds."""
+        text = str(value)
+        field, _, word = text.partition(",") if text.startswith("field:") else ("", "", text)
         try:
-            return parted(value)[1]
-        except OptionError:
-            self.fail(f"{value!r} is not one of {', '.join(get_args(OutputIs))}.", parameter, context)
+            if field:
+                parted(field)
+            return ",".join(one for one in (field, parted(word)[1] if word else "") if one)
+        except LMPluginsError:
+            known = ", ".join(get_args(OutputIs))
+            self.fail(f"{value!r} is not one of {known}, field:NAME or field:NAME,WORD.", parameter, context)
+
+
+class _FieldOf(nn.Module):
+    """A model of which one field of what it returns is looked at."""
+
+    def __init__(self, model: nn.Module, field: str) -> None:
+        super().__init__()
+        self.model, self._choose = model, chosen_by(field)
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """The field."""
+        return self._choose(self.model(*args, **named))
+
+
+def with_field(model: nn.Module, output: str | None) -> tuple[nn.Module, str | None]:
+    """A model that returns the field that ``--output`` names, if it names one; and the word.
+
+    Args:
+        model: As it was loaded.
+        output: As the option gives it.
+    """
+    if output is None or not output.startswith("field:"):
+        return model, output
+    field, _, word = output.removeprefix("field:").partition(",")
+    return _FieldOf(model, field).eval(), word or None
 
 
 def output_option(command: Command) -> Command:
@@ -38,7 +68,7 @@ def output_option(command: Command) -> Command:
 
 
 @torch.inference_mode()
-def answered(model: nn.Module, x: Tensor, output: OutputIs | None) -> tuple[Tensor, OutputIs]:
+def answered(model: nn.Module, x: Tensor, output: str | None) -> tuple[Tensor, OutputIs]:
     """What a model says about whole images, and the word for what it returns.
 
     Args:
@@ -53,7 +83,7 @@ def answered(model: nn.Module, x: Tensor, output: OutputIs | None) -> tuple[Tens
         ModelLoadingError: The model fails.
         OptionError: It returns something else; or what may be probabilities, and there is no word.
         TrainingModeError: The model or a part of it is in training mode.
-        LMPluginsError: The word does not fit; see `lm_plugins.features.output.as_probabilities`.
+        LMPluginsError: The word does not fit; see `lm_plugins.outputs.words.as_probabilities`.
     """
     check_evaluation_mode(model, "the command line")
     device = next((one.device for one in model.parameters()), torch.device("cpu"))
@@ -68,9 +98,9 @@ def answered(model: nn.Module, x: Tensor, output: OutputIs | None) -> tuple[Tens
     if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(x):
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise OptionError(
-            f"a model that returns a tensor (N, classes), or (N,) for one number, is needed, got {got}; wrap the model in a "
-            "factory that does."
+            f"a model that returns a tensor (N, classes), or (N,) for one number, is needed, got {got}; name a field of what "
+            "it returns, --output field:logits, or wrap the model in a factory."
         )
-    word = guessed(result) if output is None else output
+    word = guessed(result) if output is None else cast(OutputIs, output)
     rows = as_probabilities(result, word).cpu()
     return rows[:, None] if rows.ndim == 1 else rows, word

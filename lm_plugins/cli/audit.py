@@ -10,7 +10,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from lm_plugins.cli.answers import answered, output_option
+from lm_plugins.cli.answers import answered, output_option, with_field
 from lm_plugins.cli.config_file import config_option, config_text
 from lm_plugins.cli.labels import read_labels
 from lm_plugins.cli.loading_images import ImageFiles, find_images
@@ -155,16 +155,17 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if options["resume"]:
         _check_settings(folder / "settings.json")
     model, preprocessing = loaded(options)
+    module, output = with_field(model.module, options["output"])
     removals = built_removals(options["removals"], preprocessing)
     images = find_images([options["images"]], preprocessing, options["limit"], options["seed"])
     if images.skipped:
         note(images.report())
     labels = None
-    answers, word = answered(model.module, images[0][None], options["output"])
+    answers, word = answered(module, images[0][None], output)
     if options["labels"] is not None:
         labels = read_labels(options["labels"], images.names, model.classes, answers.shape[1])
     result = run_audit(
-        model.module,
+        module,
         images,
         labels,
         removals,
@@ -184,7 +185,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         note(f"{name} was left out: {reason}")
     shown = range(min(options["examples"], len(images)))
     examples = example_photographs(
-        model.module,
+        module,
         [images[i] for i in shown],
         [images.names[i] for i in shown],
         {name: one for name, one in removals.items() if name not in result.left_out},

@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lm_plugins.cli.answers import output_option
+from lm_plugins.cli.answers import output_option, with_field
 from lm_plugins.cli.config_file import config_option
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
 from lm_plugins.cli.explanation_methods import METHODS
@@ -77,6 +78,9 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     method, removals = _checked(options)
     folder = writable_folder(options["out"])
     model, preprocessing = loaded(options)
+    asked = options["output"]
+    module, options["output"] = with_field(model.module, asked)
+    model = replace(model, module=module)
     built = built_removals(removals, preprocessing)
     found = find_images(images, preprocessing, check=False)
     explained: list[Any] = []
@@ -103,6 +107,8 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     found.check_any(len(records))
     if found.skipped:
         note(found.report())
+    if asked is not None and asked.startswith("field:"):
+        options["output"] = f"{asked.partition(',')[0]},{options['output']}"
     report = _write_report(folder, explained, records, found.skipped, model, options)
     if as_json:
         print_json({"images": records, "skipped": found.skipped, "folder": str(folder), "report": str(report)})

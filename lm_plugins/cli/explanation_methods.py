@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lm_plugins.errors import MissingDependencyError, OptionError
 from lm_plugins.features import Features
-from lm_plugins.features.output import OutputIs, as_probabilities
+from lm_plugins.outputs.words import OutputIs, as_probabilities
 from lm_plugins.removal import Removal
 
 __all__ = ["METHODS", "Method", "Question"]
@@ -29,7 +29,7 @@ class Question:
         removal: How pixels are removed.
         features: Which pixels are removed together.
         feature_mask: They, as ``(H, W)``.
-        output: What the model returns, in a word of `lm_plugins.features.output`.
+        output: What the model returns, in a word of `lm_plugins.outputs.words`.
         of: ``"probability"`` of the target, or the ``"output"`` before it.
         samples: Coalitions or masks, for methods that draw them.
         seed: Of what is drawn.

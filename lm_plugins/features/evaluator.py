@@ -10,7 +10,7 @@ from torch import Tensor
 from lm_plugins.checks import check_evaluation_mode, check_images
 from lm_plugins.errors import OptionError, ShapeError
 from lm_plugins.features.coalition import checked_features, present_in, spread
-from lm_plugins.features.output import Output, parted, rows_of
+from lm_plugins.outputs.words import Output, parted, rows_of
 from lm_plugins.progress import progress
 
 __all__ = ["CoalitionEvaluator"]
@@ -32,7 +32,7 @@ class CoalitionEvaluator:
         feature_mask: Integer ``(H, W)`` with ids from 0 to F - 1, as `lm_plugins.features.relabelled` makes them.
         batch_size: Coalitions in one forward pass; None starts with 8 on a CPU, with 32 elsewhere, and halves if memory
             runs out.
-        output: A word for what the model returns, for the probabilities that it means (see `lm_plugins.features.output`); or
+        output: A word for what the model returns, for the probabilities that it means (see `lm_plugins.outputs.words`); or
             a function that turns it into a tensor ``(K, ...)``. None takes it as it is.
         autocast: Run the model under `torch.autocast` in this dtype, such as ``torch.bfloat16``: faster on GPUs, less
             precise; None leaves it as it is.

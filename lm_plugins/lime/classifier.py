@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import InputTypeError, LMPluginsError, OptionError, ShapeError
-from lm_plugins.features.output import Output, OutputIs, as_probabilities, guessed, parted, rows_of
 from lm_plugins.lime.image import as_input
+from lm_plugins.outputs.words import Output, OutputIs, as_probabilities, guessed, parted, rows_of
 from lm_plugins.removal import Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall
 

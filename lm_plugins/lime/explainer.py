@@ -15,10 +15,10 @@ from sklearn.utils import check_random_state
 from lm_plugins.checks.explanations import warn_of_few_samples, warn_of_zeros
 from lm_plugins.errors import OptionError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import Output
 from lm_plugins.lime.classifier import Classifier, Model, Preprocess, check_agreement
 from lm_plugins.lime.image import as_image, as_rgb
 from lm_plugins.lime.segments import segments_of
+from lm_plugins.outputs.words import Output
 from lm_plugins.removal import Removal
 
 __all__ = ["LimeImageExplainer"]

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from lm_plugins.errors import InputTypeError, MaskValueError, ShapeError
-from lm_plugins.features.output import Output
 from lm_plugins.lime.classifier import Classifier, Model, Preprocess
 from lm_plugins.lime.image import as_image
+from lm_plugins.outputs.words import Output
 from lm_plugins.removal import Removal
 
 __all__ = ["MaskedClassifier"]

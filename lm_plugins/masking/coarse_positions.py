@@ -9,7 +9,7 @@ from lm_plugins.masking.geometry import Pair
 from lm_plugins.masking.mask import Mask
 from lm_plugins.masking.token_positions import CONSTANT, TokenPositions, compact
 
-__all__ = ["coarser", "is_coarser", "within", "without_coarser"]
+__all__ = ["coarser", "grouped", "is_coarser", "within", "without_coarser"]
 
 
 def coarser(positions: TokenPositions, dims: Sequence[int], keepdim: bool) -> TokenPositions | None:
@@ -46,6 +46,36 @@ def coarser(positions: TokenPositions, dims: Sequence[int], keepdim: bool) -> To
         return TokenPositions(compact(numbers), positions.visibility.after_adaptive_pooling(size))
 
     return positions.once(("coarser", tuple(dims), keepdim), make)
+
+
+def grouped(positions: TokenPositions, dims: Sequence[int]) -> TokenPositions | None:
+    """What positions remain where those along `dims` are pooled and are no blocks: one for each group, in a map of one row.
+
+    A group is visible if anything in it is.
+
+    Returns:
+        The positions; None if a group holds several images, or images have different numbers of groups.
+    """
+
+    def make() -> TokenPositions | None:
+        kept = [dim for dim in range(positions.numbers.ndim) if dim not in dims]
+        shape = [positions.numbers.shape[dim] for dim in kept]
+        groups = positions.numbers.permute(*kept, *dims).reshape(torch.Size(shape).numel(), -1)
+        hidden = positions.hidden_on_host.permute(*kept, *dims).reshape(groups.shape).all(1)
+        n, h, w = positions.map_shape
+        image = groups // (h * w)
+        if bool((groups == CONSTANT).any()) or bool((image != image[:, :1]).any()):
+            return None
+        counts = image[:, 0].bincount(minlength=n)
+        if bool((counts != counts[0]).any()):
+            return None
+        order = groups.min(1).values.argsort(stable=True)  # the same groups have the same numbers in any layout
+        numbers = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
+        visible = torch.empty_like(hidden).scatter(0, numbers, ~hidden).reshape(n, 1, -1)
+        region = Mask(visible.to(positions.device))
+        return TokenPositions(compact(numbers.reshape(shape)), positions.visibility.all_of(region))
+
+    return positions.once(("grouped", tuple(dims)), make)
 
 
 def _blocks(numbers: Tensor, map_shape: tuple[int, int, int], size: Pair) -> Tensor:

@@ -3,12 +3,12 @@
 Tokens need to know where they come from: a merge of tokens is one of the same positions only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lm_plugins.masking.geometry import Window
+from lm_plugins.masking.geometry import Pair, Window
 from lm_plugins.masking.mask import Mask
 
 __all__ = ["Part", "are_cuts_of_same", "cut", "numbers_of", "on_its_own", "taken"]
@@ -49,6 +49,23 @@ class Part(Mask):
         return self._as_copies(key, lambda mask: mask.resampled(window, coverage)) or super().resampled(
             window, coverage
         )
+
+    def padded(self, padding: Sequence[int], mode: str) -> Mask:
+        """See `Mask.padded`."""
+        key = ("padded", tuple(padding), mode)
+        return self._as_copies(key, lambda mask: mask.padded(padding, mode)) or super().padded(padding, mode)
+
+    def cut(self, rows: slice, columns: slice) -> Mask:
+        """See `Mask.cut`."""
+        key = ("cut", rows.start, rows.stop, rows.step, columns.start, columns.stop, columns.step)
+        return self._as_copies(key, lambda mask: mask.cut(rows, columns)) or super().cut(rows, columns)
+
+    def any_in_adaptive(self, size: Pair) -> Mask:
+        """See `Mask.any_in_adaptive`."""
+        if size == self.size:
+            return self
+        key = ("any adaptive", size)
+        return self._as_copies(key, lambda mask: mask.any_in_adaptive(size)) or super().any_in_adaptive(size)
 
     def _as_copies(self, key: object, operation: Callable[[Mask], Mask]) -> Mask | None:
         image = self._copied

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.features import grid, visible_from
-from lm_plugins.features.output import OutputIs, as_probabilities
+from lm_plugins.outputs.words import OutputIs, as_probabilities
 from lm_plugins.removal import PixelColour, PixelRemoval, Removal
 from lm_plugins.report.pictures import photograph
 
@@ -92,7 +92,7 @@ def example_photographs(
         class_name: From a class index to its name.
         patch: Side of a patch.
         seed: Of the order in which patches go.
-        output: What the model returns, in a word of `lm_plugins.features.output`.
+        output: What the model returns, in a word of `lm_plugins.outputs.words`.
 
     Returns:
         One example for each image.

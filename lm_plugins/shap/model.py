@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_images, explaining_mismatch
 from lm_plugins.errors import InputTypeError, ShapeError
-from lm_plugins.features.output import Output, parted, rows_of
+from lm_plugins.outputs.words import Output, parted, rows_of
 from lm_plugins.removal import Forward, Removal, as_removal
 from lm_plugins.shap.migration import check_masker_of_caller
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.errors import ShapeError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import Output
+from lm_plugins.outputs.words import Output
 from lm_plugins.removal import Removal
 from lm_plugins.shap.layout import Features, Layout, as_numpy, feature_mask_of
 from lm_plugins.shap.model import Model, as_array

@@ -304,6 +304,37 @@ def test_a_single_logit_is_two_classes_with_every_method(explain, tmp_path, meth
         np.testing.assert_allclose(maps[0], -maps[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("output", ["field:scores", "field:scores,logits"])
+def test_a_field_of_what_the_model_returns(explain, tmp_path, output):
+    arguments = ["--removal", "grey", "--target", "1"]
+    maps = []
+    for model, more in (("classifier", []), ("in_dictionary", ["--output", output])):
+        code, _, err = explain("--model", f"tests.cli.small_models:{model}", *more, *arguments)
+        assert code == ExitCode.DONE, err
+        with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+            maps.append(arrays["attribution_grey"])
+    np.testing.assert_array_equal(*maps)
+    assert (
+        json.loads((tmp_path / "out" / "explanations.json").read_text())["provenance"]["output"]
+        == "field:scores,logits"
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        ("field:score", "without a field 'score'; it has 'aux', 'scores'"),
+        ("field:", "is not one of logits"),
+        ("field:scores,odds", "field:NAME,WORD"),
+        ("logits", "--output field:logits"),
+    ],
+)
+def test_fields_that_are_not_there_are_named(explain, output, text):
+    code, _, err = explain("--model", "tests.cli.small_models:in_dictionary", "--output", output, "--removal", "grey")
+    assert code != ExitCode.DONE
+    assert text in " ".join(err.split())
+
+
 def test_a_regression_has_no_percent(explain, tmp_path):
     code, out, _ = explain(
         "--model", "tests.cli.small_models:single_logit", "--output", "regression", "--removal", "grey"

@@ -3,8 +3,8 @@ import torch
 
 from lm_plugins.checks import targets_for
 from lm_plugins.errors import InputTypeError, NonFiniteError, OptionError, ProbabilityError, ShapeError
-from lm_plugins.features.output import as_probabilities
 from lm_plugins.features.score import selected
+from lm_plugins.outputs.words import as_probabilities
 
 
 @pytest.mark.parametrize(

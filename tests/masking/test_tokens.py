@@ -297,7 +297,7 @@ def test_normalizing_merged_patches():
         ),
         lambda x: F.batch_norm(x.flatten(2).transpose(1, 2), torch.zeros(24).double(), torch.ones(24).double()),
         lambda x: x.flatten(2).mean((0, 2)),
-        lambda x: windows(x.roll(1, 2).roll(1, 3)).mean(1),
+        lambda x: windows(x.roll(1, 2).roll(1, 3)).transpose(0, 1).unflatten(1, (2, -1)).mean(1),
         lambda x: x.flatten(2) @ torch.randn(H * W, 3).double(),
         lambda x: F.softmax(x.flatten(2)),
         lambda x: x.flatten(2).view(torch.int64),

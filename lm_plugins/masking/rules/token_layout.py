@@ -10,6 +10,7 @@ from torch import Tensor
 from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.registry import function_name, is_in_place, register_rule, spellings
+from lm_plugins.masking.rules.patch_merging import with_channels
 from lm_plugins.masking.token_positions import CONSTANT, TokenPositions, compact
 from lm_plugins.masking.tokens import MaskedTokens, as_dropped, gathered, sequence_of
 from lm_plugins.masking.torch_functions import properties
@@ -263,6 +264,10 @@ def data(input: MaskedTokens, owner: Any = None) -> MaskedTokens:
 @register_rule(F.pad, tokens=True)
 def pad(input: MaskedTokens, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad with constants, which are always visible."""
+    if mode != "constant" and input.ndim == 4 and not input.is_channels(1):
+        as_map = with_channels("torch.nn.functional.pad", input, [1]).simplified()
+        if not as_map.is_tokens:  # what was space to depth, before a convolution
+            return F.pad(as_map, tuple(pad), mode, value)
     input = input.whole()
     if mode != "constant" or len(input.positions) != 1:
         raise UnsupportedOperatorError(f"torch.nn.functional.pad of {input!r} with mode={mode!r}")

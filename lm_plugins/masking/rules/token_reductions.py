@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
-from lm_plugins.masking.coarse_positions import coarser
+from lm_plugins.masking.coarse_positions import coarser, grouped
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
 from lm_plugins.masking.token_positions import TokenPositions
@@ -66,8 +66,7 @@ def pooling_over(function: Callable[..., Any], input: Any, dim: Any, keepdim: bo
         keepdim: Whether they stay, with one entry.
 
     Raises:
-        UnsupportedOperatorError: Neither all tokens of an image are pooled, nor blocks of the map, nor channels; or images
-            are.
+        UnsupportedOperatorError: Tokens of several images are pooled together.
     """
     if not isinstance(input, MaskedTokens):
         raise UnsupportedOperatorError(
@@ -83,13 +82,13 @@ def pooling_over(function: Callable[..., Any], input: Any, dim: Any, keepdim: bo
     for one in over:
         if _is_of_images(one, dims):
             continue
-        blocks = coarser(one, dims, keepdim)
+        blocks = coarser(one, dims, keepdim) or (None if keepdim else grouped(one, dims))
         if blocks is not None:
             kept = (*kept, blocks)
         elif not keepdim or not _leaves_images(one, dims):
             raise UnsupportedOperatorError(
-                f"{function_name(function)} over the dimensions {dims} of {input!r}: it is masked over all tokens of an "
-                "image, over blocks, rows or columns of the map, and over channels"
+                f"{function_name(function)} over the dimensions {dims} of {input!r}: it is masked over tokens of one image, "
+                "and over channels"
             )
     return Pooling(input, dims, over, kept)
 

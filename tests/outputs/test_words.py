@@ -15,8 +15,8 @@ from lm_plugins.audit import confidence_in_top, deletion, insertion, run_audit
 from lm_plugins.captum import FeatureAblation, KernelShap, Lime, Occlusion, ShapleyValues, ShapleyValueSampling
 from lm_plugins.errors import InputTypeError, OptionError, OutputWarning, ProbabilityError, ShapeError
 from lm_plugins.features import CoalitionEvaluator
-from lm_plugins.features.output import as_probabilities, guessed, parted, rows_of
 from lm_plugins.lime import LimeImageExplainer, MaskedClassifier
+from lm_plugins.outputs.words import as_probabilities, guessed, parted, rows_of
 from lm_plugins.quantus import PixelMasks
 from lm_plugins.removal import as_removal
 
@@ -282,3 +282,27 @@ def test_one_value_outside_of_the_range_proves_that_they_are_logits() -> None:
 def test_a_model_without_outputs_is_named() -> None:
     with pytest.raises(ShapeError, match=r"this one returns \(2, 0\), no class"):
         guessed(torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("place", [one for one in PLACES if one != "SISE"])
+def test_a_field_is_chosen_by_its_name(place: str) -> None:
+    """Of a dictionary here; with the word for what it holds, as for the tensor itself."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network(3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"aux": x.mean((1, 2, 3)), "logits": self.inner(x)}
+
+    found = PLACES[place](Named().eval(), ("field:logits", "logits"), 1)
+    torch.testing.assert_close(found, PLACES[place](network(3), "logits", 1))
+
+
+def test_a_field_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputTypeError, match="without a field 'logit'; it has 'logits'"):
+        rows_of({"logits": torch.ones(1, 2)}, 1, "field:logit")
+    assert parted("field:logits")[1] is None
+    with pytest.raises(InputTypeError, match="a field is a name"):
+        parted("field:")

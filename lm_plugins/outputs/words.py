@@ -8,14 +8,15 @@ One word everywhere, for ``output=`` and ``--output``:
 - ``"single_logit"``: one logit for a yes or no, ``(N,)`` or ``(N, 1)``; a sigmoid follows.
 - ``"regression"``: no probabilities; taken as they are.
 
-``output=`` also takes a function that chooses the tensor from what the model returns, or that function and the word for what
-it returns, as a pair: ``output=(lambda result: result["logits"], "logits")``.
+``output=`` also takes a function that chooses the tensor from what the model returns, the name of a field as
+``"field:logits"`` (of a dict, a dataclass or transformers' ``ModelOutput``), or either and the word for what it gives, as a
+pair: ``output=("field:logits", "logits")``.
 
 A single probability is that of class 1 of two: it becomes ``(N, 2)``, so that labels 0 and 1 mean the same everywhere.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -23,12 +24,15 @@ from torch import Tensor
 
 from lm_plugins.errors import InputTypeError, NonFiniteError, OptionError, OutputWarning, ProbabilityError, ShapeError
 
-__all__ = ["Output", "OutputIs", "as_probabilities", "guessed", "parted", "rows_of"]
+__all__ = ["Output", "OutputIs", "as_probabilities", "chosen_by", "field_of", "guessed", "parted", "rows_of"]
 
 OutputIs = Literal["logits", "probabilities", "sigmoid", "single_logit", "regression"]
 
-#: What an argument ``output=`` takes: a word, a function from what a model returns to the tensor that is explained, or both.
-Output = OutputIs | Callable[[Any], Any] | tuple[Callable[[Any], Any], OutputIs]
+#: What an argument ``output=`` takes: a word, a function from what a model returns to the tensor that is explained, the name
+#: of a field in its place, or a function or field and a word.
+Output = OutputIs | str | Callable[[Any], Any] | tuple[Callable[[Any], Any] | str, OutputIs]
+
+_FIELD = "field:"
 
 #: Rounding may carry a probability a little over 1.
 _SLACK = 1e-3
@@ -48,17 +52,21 @@ def parted(output: Output | str | None) -> tuple[Callable[[Any], Any] | None, Ou
         InputTypeError: `output` is none of these.
 
     Example:
-        >>> from lm_plugins.features.output import parted
+        >>> from lm_plugins.outputs.words import parted
         >>> parted("single logit")
         (None, 'single_logit')
     """
-    if output is None or isinstance(output, str):
-        return None, None if output is None else _known(output)
-    if isinstance(output, tuple | list) and len(output) == 2 and callable(output[0]) and isinstance(output[1], str):
-        return output[0], _known(output[1])
+    if output is None:
+        return None, None
+    if isinstance(output, str):
+        return (chosen_by(output[len(_FIELD) :]), None) if output.startswith(_FIELD) else (None, _known(output))
+    if isinstance(output, tuple | list) and len(output) == 2 and isinstance(output[1], str):
+        choose = parted(output[0])[0]
+        if choose is not None:
+            return choose, _known(output[1])
     if not callable(output):
         raise InputTypeError(
-            "output is a word, a function of what the model returns, or the pair (function, word), got "
+            "output is a word, a function of what the model returns, 'field:NAME', or the pair (function, word), got "
             f"{type(output).__name__}: {str(output)[:80]}."
         )
     return output, None
@@ -68,8 +76,54 @@ def _known(given: Any) -> OutputIs:
     word = given.replace(" ", "_").replace("-", "_") if isinstance(given, str) else given
     if word not in get_args(OutputIs):
         words = ", ".join(map(repr, get_args(OutputIs)))
-        raise OptionError(f"output is one of {words}, or a function of what the model returns; got {given!r}.")
+        raise OptionError(
+            f"output is one of {words}, a function of what the model returns, or 'field:NAME'; got {given!r}."
+        )
     return cast(OutputIs, word)
+
+
+def chosen_by(field: str | Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """The function that chooses a part of what a model returns.
+
+    Args:
+        field: The name of the part, a function, or None for all.
+
+    Raises:
+        InputTypeError: It is none of these.
+    """
+    if field is None:
+        return lambda result: result
+    if callable(field):
+        return field
+    if not isinstance(field, str) or not field:
+        raise InputTypeError(f"a field is a name or a function, got {field!r}.")
+    name = field
+
+    def choose(result: Any) -> Any:
+        missing = object()
+        found = field_of(result, name, missing)
+        if found is missing:
+            names = list(result) if isinstance(result, Mapping) else list(getattr(result, "__dict__", {}))
+            raise InputTypeError(
+                f"the model returns {type(result).__name__} without a field {name!r}; it has "
+                f"{', '.join(map(repr, names)) or 'no fields'}."
+            )
+        return found
+
+    return choose
+
+
+def field_of(result: Any, name: str, default: Any = None) -> Any:
+    """The field of a dict, a dataclass or a named tuple; `default` if it has none.
+
+    Args:
+        result: What a model returned.
+        name: Of the field.
+        default: What to return in its place.
+    """
+    if isinstance(result, Mapping):
+        return result.get(name, default)
+    return getattr(result, name, default)
 
 
 def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
@@ -94,7 +148,7 @@ def rows_of(result: Any, count: int, output: Output | None = None) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from lm_plugins.features.output import rows_of
+        >>> from lm_plugins.outputs.words import rows_of
         >>> rows_of({"out": torch.ones(2, 5, 4, 4), "aux": None}, 2, output=lambda result: result["out"].mean((2, 3))).shape
         torch.Size([2, 5])
         >>> rows_of(torch.zeros(2, 1), 2, output="single_logit")
@@ -129,7 +183,7 @@ def as_probabilities(output: Tensor, word: OutputIs | None) -> Tensor:
 
     Args:
         output: ``(N, classes)`` or, where no softmax is asked for, of any shape.
-        word: What it holds; see `lm_plugins.features.output`. None checks for probabilities and leaves their form alone: a
+        word: What it holds; see `lm_plugins.outputs.words`. None checks for probabilities and leaves their form alone: a
             single one stays one.
 
     Returns:
@@ -147,7 +201,7 @@ def as_probabilities(output: Tensor, word: OutputIs | None) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from lm_plugins.features.output import as_probabilities
+        >>> from lm_plugins.outputs.words import as_probabilities
         >>> as_probabilities(torch.tensor([[0.0, 0.0]]), "logits")
         tensor([[0.5000, 0.5000]])
     """
@@ -214,7 +268,7 @@ def guessed(output: Tensor) -> OutputIs:
 
     Example:
         >>> import torch
-        >>> from lm_plugins.features.output import guessed
+        >>> from lm_plugins.outputs.words import guessed
         >>> guessed(torch.tensor([[-1.0, 3.0]]))
         'logits'
     """
