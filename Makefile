@@ -79,4 +79,6 @@ $(STAMPS)/torch: constraints.txt | $(PYTHON)
 $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/docs: $(STAMPS)/%: $(STAMPS)/torch $(METADATA)
 	@echo "installing lm_plugins[$*]"
 	@$(PIP_INSTALL) -e '.[$*]'
+	@# Alone: it asks for an OpenCV with windows, which would stand beside the one without.
+	@$(if $(filter test,$*),$(PIP_INSTALL) --no-deps grad-cam ttach)
 	@touch $@

@@ -57,6 +57,11 @@ def _opaque(module: nn.Module) -> str | None:
             "that were compiled while the model was built often have a switch for it."
         )
     kind = type(module).__module__
+    if kind.startswith("pytorch_grad_cam") and type(module).__name__.startswith("AblationLayer"):
+        return (
+            "is a layer of AblationCAM, which replays activations that it kept from an earlier call; masks cannot follow. "
+            "Ablate channels with captum.attr.LayerFeatureAblation(masked, layer), or take another CAM."
+        )
     # Dynamically quantized layers take ordinary tensors in floating point; those of a head need no rule. The others here are
     # in models that may be quantized, and were not.
     is_harmless = type(module).__name__ in ("LinearPackedParams", "FloatFunctional", "FXFloatFunctional")

@@ -20,6 +20,9 @@ _CHANGED_SHARE = 0.01
 # painted and then normalised.
 _NEAR, _FAR = 0.01, 7.0
 
+# How far noise carries the mean of a pixel's channels from the sentinel. Normalised images lie above that.
+_SCATTER = 4.0
+
 _REMEDY = (
     "The sentinel has to reach the model as it is: paint behind every resize, normalisation and conversion, or pass the mask "
     "itself, LayerMasked(model)(x, visible)."
@@ -37,8 +40,8 @@ def unpainted(x: Tensor) -> Tensor:
 
     Raises:
         MaskValueError: A pixel equals `MASKED` in only some of its channels; or the images look as if they had been resized
-            or normalised after they were painted. What hides less than a hundredth of an image, or has a range that reaches
-            below `MASKED`, cannot be told from an image, nor what was scaled by a little.
+            or normalised, or as if noise had been added, after they were painted. What hides less than a hundredth of an
+            image, or has a range that reaches below `MASKED`, cannot be told from an image, nor what was scaled by a little.
     """
     is_sentinel = x == torch.tensor(MASKED, dtype=x.dtype, device=x.device)  # (N, C, H, W)
     hidden = is_sentinel.all(1)  # (N, H, W)
@@ -78,6 +81,7 @@ def _check_unchanged(x: Tensor, hidden: Tensor) -> None:
         )
     else:
         _refuse(_far_below(x), _CHANGED_SHARE, "have one colour far below everything else: as if normalised")
+        _refuse(_around(x), _CHANGED_SHARE, "lie around lm_plugins.MASKED, far below all others: as if noise was added")
 
 
 def _refuse(pixels: Tensor, least: float | Tensor, what: str) -> None:
@@ -87,6 +91,16 @@ def _refuse(pixels: Tensor, least: float | Tensor, what: str) -> None:
         raise MaskValueError(
             f"{float(share.max()):.1%} of the pixels of an image {what}, after they were painted. {_REMEDY}"
         )
+
+
+def _around(x: Tensor) -> Tensor:
+    """Bool ``(N, H, W)``: the pixels that scatter around `MASKED`, in images of which all others are far above them."""
+    mean = x.mean(1)
+    near = (mean - MASKED).abs() < _SCATTER
+    count = near.flatten(1).sum(1).clamp(min=1)
+    centre = torch.where(near, mean - MASKED, 0.0).flatten(1).sum(1) / count
+    is_apart = ((mean > MASKED + _SCATTER) | near).flatten(1).all(1)
+    return near & (is_apart & (centre.abs() < _SCATTER / 16))[:, None, None]
 
 
 def _far_below(x: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ _VIEWS = frozenset(
 _MAYBE_COPIES = frozenset("reshape reshape_as flatten ravel contiguous".split())
 # They are about the values themselves and autograd, whoever asks, also after the model has returned.
 _OF_VALUES = frozenset(
-    "register_hook register_post_accumulate_grad_hook retain_grad retains_grad requires_grad requires_grad_ grad grad_fn "
-    "is_leaf autograd_grad".split()
+    "detach_ register_hook register_post_accumulate_grad_hook retain_grad retains_grad requires_grad requires_grad_ grad "
+    "grad_fn is_leaf autograd_grad".split()
 )
 
 

@@ -94,7 +94,7 @@ def _check_not_training(function: Callable[..., Any], is_training: bool) -> None
 
 
 for _function in spellings(*_ACTIVATIONS, *_ARITHMETIC, *_COPIES):
-    if _function.__name__ not in _RANDOM_IN_TRAINING:
+    if _function.__name__ not in (*_RANDOM_IN_TRAINING, "detach_"):
         register_rule(_function, both=True)(_pointwise(_function))
 
 for _function in spellings(*_DROPOUT):

@@ -97,6 +97,13 @@ def autograd_grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+def detach_(input: Carrier) -> Carrier:
+    """Let autograd no longer follow the values, which stay: also of an activation that a hook has kept."""
+    input.values = input.values.detach()
+    return input
+
+
+register_rule(torch.detach_, Tensor.detach_, both=True)(detach_)
 register_rule(Tensor.register_hook, both=True)(register_hook)
 register_rule(torch.autograd.grad, both=True)(autograd_grad)
 register_rule(*properties("grad"), both=True)(grad)
