@@ -250,6 +250,80 @@ def _of_torchvision() -> Cases:
             yield name, partial(build, weights=None, **extra)
 
 
+def _of_open_clip() -> Cases:
+    import open_clip
+
+    for name in ("ViT-B-32", "RN50", "ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32"):
+        yield f"{name}, image tower", partial(_image_tower, open_clip, name)
+
+
+def _image_tower(open_clip: Any, name: str) -> nn.Module:
+    made = open_clip.create_model(name, pretrained=None, pretrained_image=False)
+    tower: nn.Module = made.visual
+    return tower
+
+
+def _of_torchxrayvision() -> Cases:
+    import torchxrayvision as xrv
+
+    yield "DenseNet", partial(xrv.models.DenseNet, weights=None, in_channels=3, num_classes=18, op_threshs=None)
+
+
+def _of_facenet() -> Cases:
+    from facenet_pytorch import InceptionResnetV1
+
+    yield "InceptionResnetV1", partial(InceptionResnetV1, pretrained=None)
+
+
+def _of_lightly() -> Cases:
+    from lightly.models import ResNetGenerator
+    from lightly.models.modules import heads
+
+    for name in ("resnet-9", "resnet-18"):
+        yield name, partial(ResNetGenerator, name)
+    for name in ("SimCLRProjectionHead", "BYOLProjectionHead", "DINOProjectionHead"):
+        yield f"resnet-9 and {name}", partial(_with_head, ResNetGenerator, getattr(heads, name))
+
+
+def _with_head(backbone: Any, head: Any) -> nn.Module:
+    body = nn.Sequential(*list(backbone("resnet-9").children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(body, nn.LazyLinear(32), head(32, 16, 8))
+
+
+def _of_peft() -> Cases:
+    import timm
+    from peft import LoHaConfig, LoraConfig, get_peft_model
+
+    cases = {"vit_tiny_patch16_224": ["qkv"], "convnext_atto": ["fc1"], "resnet18": ["conv2"]}
+    for name, layers in cases.items():
+        for kind in (LoraConfig, LoHaConfig):
+            yield (
+                f"{name}, {kind.__name__}",
+                lambda name=name, layers=layers, kind=kind: get_peft_model(
+                    timm.create_model(name), kind(target_modules=layers, r=4)
+                ),
+            )
+
+
+def _of_torch_pruning() -> Cases:
+    import torchvision
+
+    for name in ("resnet18", "mobilenet_v2", "convnext_tiny", "densenet121"):
+        yield name, partial(_pruned, torchvision.models.get_model, name)
+
+
+@torch.enable_grad()  # it follows gradients to find what belongs together
+def _pruned(make: Any, name: str) -> nn.Module:
+    import torch_pruning as tp
+
+    model: nn.Module = make(name).eval()
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    tp.pruner.MetaPruner(
+        model, torch.rand(1, 3, 64, 64), tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=last
+    ).step()
+    return model
+
+
 # ---- preprocessing ---------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +426,12 @@ LIBRARIES: dict[str, tuple[str, Callable[[], Cases]]] = {
     "segmentation_models_pytorch": ("segmentation_models_pytorch", _of_smp),
     "MONAI, two dimensions": ("monai", _of_monai),
     "pytorchcv": ("pytorchcv", _of_pytorchcv),
+    "open_clip": ("open_clip", _of_open_clip),
+    "torchxrayvision": ("torchxrayvision", _of_torchxrayvision),
+    "facenet_pytorch": ("facenet_pytorch", _of_facenet),
+    "lightly": ("lightly", _of_lightly),
+    "peft": ("peft", _of_peft),
+    "torch_pruning": ("torch_pruning", _of_torch_pruning),
     "timm, EVA and its kin": ("timm", _of_timm_eva),
     "torchvision, quantization and segmentation": ("torchvision", _of_torchvision),
     "torchvision, transforms": ("torchvision", partial(_transforms, "torchvision.transforms")),
