@@ -129,6 +129,8 @@ def _of_transformers() -> Cases:
                 for name in [names] if isinstance(names, str) else names:
                     yield name, partial(build, kind, name)
 
+    yield from _detectors(transformers)
+
     def dinov3(make: str, **chosen: Any) -> nn.Module:
         return getattr(transformers, f"DINOv3{make}Model")(getattr(transformers, f"DINOv3{make}Config")(**chosen))
 
@@ -137,6 +139,49 @@ def _of_transformers() -> Cases:
         chosen = {**tiny, "image_size": SIDE, "patch_size": 16, "num_register_tokens": registers}
         yield f"DINOv3ViTModel, {registers} registers", partial(dinov3, "ViT", **chosen)
     yield "DINOv3ConvNextModel", partial(dinov3, "ConvNext", hidden_sizes=[16, 24, 32, 48], depths=[1] * 4)
+
+
+def _detectors(transformers: Any) -> Cases:
+    """DETR and its kin, around a small ResNet; YOLOS, which is a ViT."""
+    widths = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "layer_type": "basic"}
+    attention = {
+        "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 5,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 32,
+    }  # fmt: skip
+    no_timm = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+    last, scales = ["stage4"], ["stage2", "stage3", "stage4"]
+
+    def resnet(stages: list[str], kind: str = "ResNet") -> Any:
+        return getattr(transformers, f"{kind}Config")(**widths, out_features=stages)
+
+    def build(name: str, **chosen: Any) -> nn.Module:
+        made: nn.Module = getattr(transformers, f"{name}ForObjectDetection")(
+            getattr(transformers, f"{name}Config")(**chosen)
+        )
+        return made
+
+    for name in ("Detr", "ConditionalDetr"):
+        yield (
+            f"{name}ForObjectDetection",
+            lambda name=name: build(name, backbone_config=resnet(last), **no_timm, **attention),
+        )
+    yield (
+        "DeformableDetrForObjectDetection",
+        lambda: build("DeformableDetr", backbone_config=resnet(scales), num_feature_levels=3, **no_timm, **attention),
+    )
+    yield (
+        "RTDetrForObjectDetection",
+        lambda: build(
+            "RTDetr", backbone_config=resnet(scales, "RTDetrResNet"), encoder_in_channels=[16, 24, 32],
+            encoder_hidden_dim=32, d_model=32, decoder_in_channels=[32] * 3, decoder_layers=2, num_queries=5,
+            decoder_attention_heads=4, encoder_attention_heads=4,
+        ),
+    )  # fmt: skip
+    tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    yield (
+        "YolosForObjectDetection",
+        lambda: build("Yolos", **tiny, image_size=[SIDE, SIDE], patch_size=16, num_detection_tokens=5),
+    )
 
 
 # ---- models of segmentation ------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def _blocks(numbers: Tensor, map_shape: tuple[int, int, int], size: Pair) -> Ten
 def is_coarser(one: TokenPositions, other: TokenPositions) -> bool:
     """Whether the first are those of the blocks in which the second lie, value for value."""
     (n, h, w), (images, height, width) = one.map_shape, other.map_shape
-    if one.whole is not None or other.whole is not None or n != images or (h, w) == (height, width):
+    if one.whole is not None or n != images or (h, w) == (height, width):
         return False
     if height % h or width % w or one.numbers.ndim != other.numbers.ndim:
         return False
@@ -140,4 +140,6 @@ def within(positions: TokenPositions, blocks: TokenPositions) -> TokenPositions 
     narrowed = mask.once(("within", id(region)), make)[0]  # holding the region keeps its id its own
     if narrowed is mask or narrowed is None:
         return positions if narrowed is mask else None
-    return TokenPositions(positions.numbers, positions.visibility.all_of(narrowed))
+    visibility = positions.visibility.all_of(narrowed)
+    whole = None if positions.whole is None else TokenPositions(positions.whole.numbers, visibility)
+    return TokenPositions(positions.numbers, visibility, whole)

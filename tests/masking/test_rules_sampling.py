@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import affine
 
 import lm_plugins as lm
-from lm_plugins.masking import MaskedActivation
+from lm_plugins.masking import Mask, MaskedActivation
 from lm_plugins.testing import check_model, check_rule
 from tests.masking import samples
 
@@ -51,10 +51,55 @@ def test_visible_is_what_is_sampled_from_visible_positions() -> None:
     torch.testing.assert_close(found.values.where(pure[:, None], 0.0), plain.where(pure[:, None], 0.0))
 
 
-def test_a_grid_of_the_model_is_refused() -> None:
-    x = samples.activation(samples.values(2, 2, 8, 8))
-    with pytest.raises(lm.errors.UnsupportedOperatorError, match="ordinary grid"):
-        F.grid_sample(samples.activation(X), x.permute(0, 2, 3, 1), align_corners=False)
+class Deformable(nn.Module):
+    """Attention to places that every query computes, of two scales and two heads, as in Deformable DETR."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.places, self.weights, self.value = nn.Linear(8, 2 * 2 * 3 * 2), nn.Linear(8, 2 * 2 * 3), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.stem(x).relu()]
+        maps.append(F.avg_pool2d(maps[0], 2))
+        queries = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1)  # (N, L, 8)
+        n, count = queries.shape[:2]
+        values = self.value(queries).view(n, count, 2, 4)
+        places = self.places(queries).tanh().view(n, count, 2, 2, 3, 2)  # heads, scales, points
+        weights = self.weights(queries).view(n, count, 2, 6).softmax(-1)
+        samples = []
+        of_scales = values.split([one.shape[2] * one.shape[3] for one in maps], 1)
+        for scale, (value, one) in enumerate(zip(of_scales, maps, strict=True)):
+            as_map = value.flatten(2).transpose(1, 2).reshape(n * 2, 4, one.shape[2], one.shape[3])
+            grid = places[:, :, :, scale].transpose(1, 2).flatten(0, 1)
+            samples.append(F.grid_sample(as_map, grid, align_corners=False))  # (N * heads, 4, L, points)
+        weights = weights.transpose(1, 2).reshape(n * 2, 1, count, 6)
+        found = (torch.stack(samples, -2).flatten(-2) * weights).sum(-1).view(n, 8, count)
+        return found.transpose(1, 2).mean(1)
+
+
+def test_attention_at_computed_places_keeps_the_laws() -> None:
+    check_model(Deformable().eval(), samples.values(2, 3, 8, 8).float())
+    check_model(Deformable().double().eval(), samples.values(2, 3, 8, 8))
+
+
+def test_a_sample_at_a_hidden_place_reads_what_neighbour_padding_puts_there() -> None:
+    x = samples.activation(X, VISIBLE)
+    places = samples.values(2, 2, 8, 8, seed=3).tanh()
+    grid = samples.activation(places, VISIBLE).permute(0, 2, 3, 1).flatten(1, 2)[:, :, None]  # (N, L, 1, 2)
+    found = F.grid_sample(x, grid, align_corners=False).squeeze(3).unflatten(2, (8, 8))
+    assert torch.equal(found.visibility.visible.positions, VISIBLE)
+    everything = Mask(torch.ones_like(VISIBLE))
+    filled = samples.activation(X, VISIBLE).completed_to(everything)
+    expected = F.grid_sample(filled, places.permute(0, 2, 3, 1), align_corners=False)
+    samples.assert_equal_where_computed(found, expected)
+
+
+def test_tokens_in_no_order_are_no_map_to_sample() -> None:
+    shuffled = samples.activation(X).flatten(2)[:, :, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="no map in order"):
+        F.grid_sample(shuffled.unflatten(2, (8, 8)), grid(), align_corners=False)
 
 
 def test_rotations_of_torchvision_run() -> None:

@@ -62,6 +62,11 @@ def test_the_laws_hold(call) -> None:
     check_rule(call, X)
 
 
+def test_a_partial_convolution_is_none_of_patches() -> None:
+    with pytest.raises(lm.errors.UnsupportedOperatorError, match="no partial convolution"):
+        F.unfold(samples.activation(X, options=lm.MaskingOptions(padding="partial")), 3)
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -32,6 +32,16 @@ def test_values_return_to_their_places() -> None:
     samples.assert_equal_where_computed(found, expected)
 
 
+def test_values_return_only_where_both_are_visible() -> None:
+    options = lm.MaskingOptions(addition="union")
+    values, places = F.max_pool2d(samples.activation(X, VISIBLE, options), 2, return_indices=True)
+    other = samples.region(2, 8, 8, density=0.3, seed=5)
+    more = F.max_pool2d(samples.activation(X, other, options), 2, return_indices=True)[0]
+    found = F.max_unpool2d(more, places, 2)
+    both = values.visibility.visible.positions & more.visibility.visible.positions
+    assert torch.equal(found.visibility.visible.positions, both.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
 class SegNet(nn.Module):
     """Pools and unpools, at an odd size too."""
 

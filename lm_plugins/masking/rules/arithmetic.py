@@ -213,7 +213,8 @@ def _of_both(function: Callable[..., Any], one: TokenPositions, other: TokenPosi
             "count as an image of which nothing is visible; tokens are not padded from their neighbours, as maps are. With "
             'MaskingOptions(sampling="point") it is masked'
         )
-    return TokenPositions(one.numbers, merged)
+    whole = None if one.whole is None else TokenPositions(one.whole.numbers, merged)
+    return TokenPositions(one.numbers, merged, whole)
 
 
 # ---- rules of maps and of tokens ----------------------------------------------------------------------------------------

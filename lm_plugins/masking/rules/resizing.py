@@ -13,8 +13,10 @@ from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.geometry import Resizing, Window
 from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.part import Part
 from lm_plugins.masking.registry import register_rule, spellings
 from lm_plugins.masking.rules.pooling import adaptive_avg_pool2d, precision
+from lm_plugins.masking.tokens import MaskedTokens
 
 __all__: list[str] = []
 
@@ -88,12 +90,13 @@ def grid_sample(
     As for `interpolate`, hidden positions are padded from their neighbours first, and a sample is visible from the share of
     visible positions on that `MaskingOptions` call coverage. What lies outside of the image is as in the plain model.
     """
-    _check("grid_sample", input)
+    if isinstance(input, MaskedActivation) and isinstance(input.visibility.visible, Part):
+        raise UnsupportedOperatorError("torch.nn.functional.grid_sample of copies of images: a matter of tokens")
     if not isinstance(input, MaskedActivation) or isinstance(grid, Carrier):
         raise UnsupportedOperatorError(
-            "torch.nn.functional.grid_sample is masked with an activation and an ordinary grid only; a grid that the model "
-            "computes at every position would look anywhere, at hidden positions as well"
+            "torch.nn.functional.grid_sample is masked for an activation, by an ordinary grid or one that tokens compute"
         )
+    _check("grid_sample", input)
     settled = MaskedActivation(input.values, input.visibility.settled)
     region = input.visibility.visible
     values = F.grid_sample(
@@ -114,6 +117,45 @@ def grid_sample(
     visible = (covered >= input.visibility.options.coverage * possible - 1e-5) & ((covered > 0) | (possible <= 0))
     is_lost = ~(visible & (covered > 0)).flatten(1).any(1)  # (N,)
     return MaskedActivation(values, input.visibility.all_of(Mask(visible | (is_lost[:, None, None] & (covered > 0)))))
+
+
+@register_rule(F.grid_sample, tokens=True)
+def grid_sample_at_tokens(
+    input: Any, grid: Any, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
+) -> Any:
+    """Sample a map at places that the model computes, as deformable attention does: each sample belongs to its query.
+
+    Hidden positions of the map are padded from their neighbours, as far as it takes, so that a sample there reads what lies
+    next to it; 0 where nothing is visible. A sample is as visible as the query that asks for it.
+    """
+    as_map = _map_of(input)
+    if as_map is None:
+        raise UnsupportedOperatorError(f"torch.nn.functional.grid_sample of {input!r}, which is no map in order")
+    everywhere = Mask(torch.ones_like(as_map.visibility.visible.positions))
+    filled = MaskedActivation(as_map.values, as_map.visibility.settled).completed_to(everywhere)
+    if not isinstance(grid, MaskedTokens):
+        return F.grid_sample(filled, grid, mode, padding_mode, align_corners)
+    grid = grid.whole()
+    if not grid.is_channels(-1):
+        raise UnsupportedOperatorError(f"torch.nn.functional.grid_sample with a grid {grid!r} of mixed positions")
+    places = grid.with_hidden(0.0)  # what is hidden need not be a place at all
+    values = F.grid_sample(filled, places, mode, padding_mode, align_corners)  # (N, C, queries, points)
+    positions = tuple(one.aligned("nqpx", "ncqp") for one in grid.positions)
+    return MaskedTokens(values, positions).simplified()
+
+
+def _map_of(input: Any) -> MaskedActivation | None:
+    """Tokens as the map (or maps of copies of images) that they are in order; None if they are none."""
+    if not isinstance(input, MaskedTokens):
+        return None
+    found = input.whole().simplified()
+    if isinstance(found, MaskedActivation) and found.dims == NCHW:
+        return found
+    whole = input.whole()
+    images = whole.positions[0].as_images(whole.shape) if len(whole.positions) == 1 else None
+    if images is None or images[1] != NCHW:
+        return None
+    return MaskedActivation(whole.values, *images)
 
 
 def _all_of(region: Mask, values: Tensor) -> Mask:

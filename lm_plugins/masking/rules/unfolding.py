@@ -40,6 +40,11 @@ def unfold(input: MaskedActivation, kernel_size: Any, dilation: Any = 1, padding
     if _are_blocks(kernel, steps, start, spread, (h, w)):
         cut = input.reshape(n, c, h // kernel[0], kernel[0], w // kernel[1], kernel[1])
         return cut.permute(0, 1, 3, 5, 2, 4).reshape(n, c * kernel[0] * kernel[1], -1)
+    if input.visibility.options.padding == "partial":
+        raise UnsupportedOperatorError(
+            "torch.nn.functional.unfold of patches that overlap has no partial convolution; choose "
+            'MaskingOptions(padding="neighbours") or padding="zero"'
+        )
     output = _count((h, w), kernel, steps, start, spread)
     window = Window.between(kernel, steps, start, spread, (h, w), output)
     values = F.unfold(input.padded_for(window), kernel_size, dilation, padding, stride)

@@ -64,7 +64,8 @@ def max_unpool2d(
         )
     h, w = input.shape[2:]
     size = (h * kernel[0], w * kernel[1]) if output_size is None else (int(output_size[-2]), int(output_size[-1]))
-    visible = input.visibility.after_addition([indices.visibility]).visible
+    # Both have to be known, whatever the option for additions says.
+    visible = input.visibility.visible.merged([indices.visibility.visible], "intersection")
     # What is hidden need not be a place in its window.
     rows = torch.arange(h, device=input.device)[:, None] * kernel[0] * size[1]
     first = rows + torch.arange(w, device=input.device) * kernel[1]
