@@ -10,15 +10,20 @@ from torch import Tensor, nn
 from lm_plugins.checks import check_evaluation_mode
 from lm_plugins.cli.exit_codes import is_out_of_memory
 from lm_plugins.errors import LMPluginsError, ModelLoadingError, OptionError
+from lm_plugins.outputs import Detection, Segmentation
 from lm_plugins.outputs.words import OutputIs, as_probabilities, chosen_by, guessed, parted
 
-__all__ = ["answered", "output_option", "with_field"]
+__all__ = ["answered", "of_image", "output_option", "with_field"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+#: What is asked of models that classify no images, each image for itself.
+_OF_IMAGE = ("segmentation", "detection", "detection_sigmoid")
+
+
 class _Word(click.ParamType):  # type: ignore[type-arg]
-    name = "|".join((*get_args(OutputIs), "field:NAME[,WORD]"))
+    name = "|".join((*get_args(OutputIs), *_OF_IMAGE, "field:NAME[,WORD]"))
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str | None:
         """From a word, with or without an underscore; or a field, and a word for what it holds."""
@@ -27,21 +32,23 @@ class _Word(click.ParamType):  # type: ignore[type-arg]
         try:
             if field:
                 parted(field)
-            return ",".join(one for one in (field, parted(word)[1] if word else "") if one)
+            word = word.replace(" ", "_").replace("-", "_")
+            known_word = word if word in _OF_IMAGE or not word else parted(word)[1]
+            return ",".join(one for one in (field, known_word) if one)
         except LMPluginsError:
-            known = ", ".join(get_args(OutputIs))
+            known = ", ".join((*get_args(OutputIs), *_OF_IMAGE))
             self.fail(f"{value!r} is not one of {known}, field:NAME or field:NAME,WORD.", parameter, context)
 
 
-class _FieldOf(nn.Module):
-    """A model of which one field of what it returns is looked at."""
+class _Chosen(nn.Module):
+    """A model of which a part of what it returns is looked at, or a number made of that."""
 
-    def __init__(self, model: nn.Module, field: str) -> None:
+    def __init__(self, model: nn.Module, choose: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.model, self._choose = model, chosen_by(field)
+        self.model, self._choose = model, choose
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        """The field."""
+        """What is chosen."""
         return self._choose(self.model(*args, **named))
 
 
@@ -55,7 +62,31 @@ def with_field(model: nn.Module, output: str | None) -> tuple[nn.Module, str | N
     if output is None or not output.startswith("field:"):
         return model, output
     field, _, word = output.removeprefix("field:").partition(",")
-    return _FieldOf(model, field).eval(), word or None
+    return _Chosen(model, chosen_by(field)).eval(), word or None
+
+
+def of_image(model: nn.Module, x: Tensor, output: str | None) -> tuple[nn.Module, str | None]:
+    """A model that returns numbers about one image, where ``--output`` asks for its segmentation or its best detection.
+
+    Args:
+        model: Of segmentation, or a detector; any other stays as it is.
+        x: The image ``(1, C, H, W)``, preprocessed.
+        output: The word.
+
+    Returns:
+        The model, and the word for what it returns now.
+
+    Raises:
+        InputTypeError: The model returns no segmentation or no detections.
+    """
+    if output not in _OF_IMAGE:
+        return model, output
+    choose: Callable[[Any], Any]
+    if output == "segmentation":
+        choose = Segmentation.of_prediction(model, x)
+    else:
+        choose = Detection.of_prediction(model, x, scores="sigmoid" if output.endswith("sigmoid") else "softmax")
+    return _Chosen(model, choose).eval(), "regression"
 
 
 def output_option(command: Command) -> Command:
@@ -95,6 +126,10 @@ def answered(model: nn.Module, x: Tensor, output: str | None) -> tuple[Tensor, O
         raise ModelLoadingError(
             f"the model fails on an image of shape {tuple(x.shape)} and {x.dtype} with {type(error).__name__}: {error}."
         ) from error
+    if output in _OF_IMAGE:
+        raise OptionError(
+            f"--output {output} is for `lm-plugins explain`: an audit compares the classes of a classifier."
+        )
     if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(x):
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise OptionError(

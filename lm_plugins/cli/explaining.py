@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from lm_plugins.audit import deletion
 from lm_plugins.checks import check_target
 from lm_plugins.checks.explanations import warn_of_zeros
-from lm_plugins.cli.answers import answered
+from lm_plugins.cli.answers import answered, of_image
 from lm_plugins.cli.explanation_methods import Method, Question
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
@@ -56,7 +57,12 @@ def explained_image(
     """
     pixels = pixels_of(picture)
     x = preprocessing.normalised(pixels)[None].to(options["device"])
-    answers, options["output"] = answered(model.module, x, options["output"])
+    module, word = of_image(model.module, x, options["output"])
+    is_of_image = module is not model.module
+    model = replace(model, module=module)
+    answers, word = answered(module, x, word)
+    options = {**options, "output": word} if is_of_image else options
+    options["output"] = word
     probabilities = answers[0]
     predicted = int(probabilities.argmax())
     target = predicted if options["target"] is None else options["target"]

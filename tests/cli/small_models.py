@@ -129,6 +129,44 @@ def in_dictionary():
     return InDictionary()
 
 
+class Dense(nn.Module):
+    """Segments an image into red, green and blue, and returns a dictionary as torchvision's models do."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        self.inner = classifier()[0]
+
+    def forward(self, x):
+        return {"out": self.inner(x)}
+
+
+def dense():
+    return Dense()
+
+
+class Detector(nn.Module):
+    """Four boxes of fixed places; two classes and "no object" of each, as transformers' detectors return them."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.classes = nn.Linear(4, 12)
+        self.register_buffer("boxes", torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]).repeat(2, 1))
+
+    def forward(self, x):
+        logits = self.classes(self.body(x).mean((2, 3))).unflatten(1, (4, 3))
+        return {"logits": logits, "pred_boxes": self.boxes.expand(len(x), -1, -1)}
+
+
+def detector():
+    return Detector()
+
+
 def single_logit():
     """Whether an image is red."""
     model = Ending(nn.Linear(3, 1))

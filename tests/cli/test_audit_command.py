@@ -439,3 +439,9 @@ def test_a_model_that_leaves_or_prints(audit):
     assert (code, "left the program with sys.exit(0)" in err) == (ExitCode.INPUT, True)
     code, out, _ = audit("--json", model="tests.cli.small_models:Talkative", removals="grey")
     assert (code, json.loads(out)["images"]) == (ExitCode.DONE, 3)
+
+
+def test_an_audit_takes_no_detections(audit):
+    code, _, err = audit("--output", "detection")
+    assert code != ExitCode.DONE
+    assert "--output detection is for `lm-plugins explain`" in " ".join(err.split())

@@ -321,8 +321,26 @@ def test_a_field_of_what_the_model_returns(explain, tmp_path, output):
 
 
 @pytest.mark.parametrize(
+    ("model", "output"),
+    [("dense", "field:out,segmentation"), ("detector", "detection"), ("detector", "detection-sigmoid")],
+)
+@pytest.mark.parametrize("method", ["occlusion", "rise"])
+def test_segmentations_and_detections_are_explained(explain, tmp_path, model, output, method):
+    arguments = ["--model", f"tests.cli.small_models:{model}", "--output", output, "--method", method]
+    code, _, err = explain(*arguments, "--removal", "grey")
+    assert code == ExitCode.DONE, err
+    (record,) = json.loads((tmp_path / "out" / "explanations.json").read_text())["images"]
+    assert record["value"] == pytest.approx(record["explanations"][0]["left"]["0"], abs=1e-4)
+    with np.load(tmp_path / "out" / "001_red.npz") as arrays:
+        assert np.abs(arrays["attribution_grey"]).max() > 0
+
+
+@pytest.mark.parametrize(
     ("output", "text"),
     [
+        ("segmentation", "got dict; name the field"),
+        ("field:scores,segmentation", "a segmentation is (N, classes, H, W)"),
+        ("detection", "detections are the output of a detector"),
         ("field:score", "without a field 'score'; it has 'aux', 'scores'"),
         ("field:", "is not one of logits"),
         ("field:scores,odds", "field:NAME,WORD"),
