@@ -636,3 +636,16 @@ def test_a_kept_activation_reads_the_same_during_a_backward_pass_and_after_it(bo
     activation = found["activation"]
     gradient = torch.autograd.grad(output.sum(), activation)[0]
     torch.testing.assert_close(found["during"], (activation * gradient).mean((2, 3)))
+
+
+def test_a_kept_activation_may_be_detached_later(body, x):
+    """As pytorch-grad-cam does once it has read what its hook kept."""
+    kept = []
+    handle = body[0].register_forward_hook(lambda module, args, output: kept.append(output))
+    lm.LayerMasked(body, verify=False)(x.clone().requires_grad_(), VISIBLE)
+    handle.remove()
+    before = kept[0].clone().detach()
+    assert kept[0].requires_grad
+    assert kept[0].detach_() is kept[0]
+    assert not kept[0].requires_grad
+    assert torch.equal(kept[0], before)

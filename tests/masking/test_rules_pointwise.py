@@ -147,6 +147,11 @@ def test_answers_for_the_values(function):
         function(given, seen.append)
         given.mean((1, 2, 3)).sum().backward()
         assert torch.equal(seen[0], torch.autograd.grad(given.mean((1, 2, 3)).sum(), given.values)[0])
+    elif function in (torch.detach_, torch.Tensor.detach_):
+        before = given.values
+        assert function(given) is given
+        assert not given.requires_grad
+        assert given.values.data_ptr() == before.data_ptr()
     elif function is torch.Tensor.retain_grad:
         function(given)
         given.mean((1, 2, 3)).sum().backward()
