@@ -37,7 +37,9 @@ class Arguments:
         """
         if x is not None:
             return x, cls(further, named)
-        images = [name for name, one in named.items() if isinstance(one, Tensor) and one.ndim == 4]
+        images = [
+            name for name, one in named.items() if isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point()
+        ]
         if len(images) != 1:
             raise InputTypeError(
                 f"layer masking needs an image (N, C, H, W) as first argument, or by one keyword; got {len(images)} of them "

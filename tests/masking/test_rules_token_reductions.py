@@ -134,6 +134,23 @@ def test_groups_of_any_tokens(name: str) -> None:
     check_rule(lambda x: pool(x.flatten(2).roll(1, 2)[:, :, :2].unflatten(2, (1, -1))).square().sum(-1), X)
 
 
+def test_blocks_of_which_others_are_visible() -> None:
+    """A coarser map that was repeated to the size of a finer one: both have to be visible."""
+    fine, coarse = VISIBLE, torch.tensor([[[True, False, True], [True, True, False]]] * 2)
+    y = samples.values(2, 3, 2, 3, seed=1)
+
+    def added(options):
+        large = samples.activation(y, coarse, options).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return samples.activation(X, fine, options).flatten(2) * large.flatten(2)
+
+    found = added(samples.DEFAULT).unflatten(2, (4, 6))
+    both = fine & coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(found.visibility.visible.positions, both)
+    samples.assert_equal_where_computed(found, X * y.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    with pytest.raises(lm.errors.UnsupportedOperatorError):
+        added(lm.MaskingOptions(addition="union"))
+
+
 def test_rows_beside_columns_are_parted_again() -> None:
     """Coordinate attention: both directions in one sequence, and apart again."""
 

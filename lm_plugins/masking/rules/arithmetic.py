@@ -182,6 +182,11 @@ def _within(function: Callable[..., Any], positions: TokenPositions, blocks: Tok
             f"{function_name(function)} of tokens and of what belongs to blocks of the map, of which nothing is visible in "
             "common in an image"
         )
+    if narrowed is not positions and positions.visibility.options.addition == "union":
+        raise UnsupportedOperatorError(
+            f"{function_name(function)} of tokens and of what belongs to blocks of the map, of which different ones are "
+            'visible; with MaskingOptions(addition="intersection") it is masked'
+        )
     return narrowed
 
 
