@@ -189,8 +189,10 @@ def adaptive(region: Tensor, size: Pair, how: str, dtype: torch.dtype = torch.fl
 
 
 def ratio(inside: Tensor, region: Tensor) -> Tensor:
-    """The count of the image over that of the region; 0 where the region has nothing."""
-    return torch.where(region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), 0.0)
+    """The count of the image over that of the region: 1 where nothing is hidden, 0 where all of the image is."""
+    return torch.where(
+        region > 0, inside / region.clamp(min=torch.finfo(region.dtype).tiny), (inside == 0).to(inside.dtype)
+    )
 
 
 # ---- resizing --------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class Mask(Memo):
         """``(N, 1, H', W')`` of `dtype` that turns a mean with zeros at hidden positions into the mean over the region.
 
         The number of image positions in each window over the number of those in the region: exactly 1 where nothing is
-        hidden, 0 where nothing is in the region.
+        hidden, 0 where all of the image is.
         """
 
         def make() -> Tensor:

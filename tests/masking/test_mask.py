@@ -131,7 +131,7 @@ def test_mean_correction(mask, window):
         for n in range(2):
             count = sum(bool(inside_of(mask)[y, x]) for _, _, y, x in found)
             seen = sum(bool(mask.positions[n, y, x]) for _, _, y, x in found)
-            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else 0.0, rel=1e-5)
+            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else float(not count), rel=1e-5)
 
 
 @given(mask=masks, output=st.tuples(st.integers(1, 4), st.integers(1, 4)))
@@ -144,7 +144,7 @@ def test_adaptive_windows(mask, output):
         for n in range(2):
             count = sum(bool(inside_of(mask)[y, x]) for _, _, y, x in found)
             seen = sum(bool(mask.positions[n, y, x]) for _, _, y, x in found)
-            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else 0.0, rel=1e-5)
+            assert float(got[n, 0, i, j]) == pytest.approx(count / seen if seen else float(not count), rel=1e-5)
 
 
 # ---- merges ----------------------------------------------------------------------------------------------------------

@@ -89,10 +89,11 @@ def test_nothing_visible_leaves_finite_statistics(layer):
     assert layer.double().eval()(given).is_hidden().all()
 
 
-def test_constants_of_a_pad_are_not_counted():
-    x, visible = samples.values(), samples.region()
-    result = F.group_norm(F.pad(samples.activation(x, visible), (1, 1, 2, 0), value=9.0), 2)
-    samples.assert_equal_where_computed(result[:, :, 2:, 1:-1], visible_statistics(x, visible, 2))
+def test_constants_of_a_pad_are_counted_as_in_the_plain_model():
+    x, visible, pad = samples.values(), samples.region(), (1, 1, 2, 0)
+    result = F.group_norm(F.pad(samples.activation(x, visible), pad, value=9.0), 2)
+    expected = visible_statistics(F.pad(x, pad, value=9.0), F.pad(visible, pad, value=True), 2)
+    samples.assert_equal_where_computed(result[:, :, 2:, 1:-1], expected[:, :, 2:, 1:-1])
 
 
 def test_every_way_to_call_it():

@@ -63,9 +63,9 @@ def _normalized_over_space(
     visible = input.visibility.visible
     if list(input.shape[-len(shape) :]) != shape or input.dims != NCHW:
         raise UnsupportedOperatorError(f"torch.nn.functional.layer_norm over {tuple(shape)} of {input!r}")
-    if visible.is_full and visible.inside is None:
+    if visible.is_full:
         return input.like(F.layer_norm(input.values, shape, weight, bias, eps))
-    counted = visible.positions[:, None]
+    counted = ~visible.hidden[:, None]  # constants around the image count, as in the plain model
     groups = 1 if len(shape) == 3 else int(input.shape[1])
     values = _normalized_groups(input.values, counted, groups, None, None, eps)
     values = values if weight is None else values * weight
@@ -110,9 +110,10 @@ def group_norm(
     if input.dims != NCHW:
         raise UnsupportedOperatorError("torch.nn.functional.group_norm is masked for (N, C, H, W) only")
     visible = input.visibility.visible
-    if visible.is_full and visible.inside is None:
+    if visible.is_full:
         return input.like(F.group_norm(input.values, num_groups, weight, bias, eps))
-    return input.like(_normalized_groups(input.values, visible.positions[:, None], num_groups, weight, bias, eps))
+    present = ~visible.hidden[:, None]  # constants around the image count, as in the plain model
+    return input.like(_normalized_groups(input.values, present, num_groups, weight, bias, eps))
 
 
 @register_rule(F.group_norm, tokens=True)
@@ -164,7 +165,7 @@ def instance_norm(
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     visible = input.visibility.visible
-    if visible.is_full and visible.inside is None:
+    if visible.is_full:
         return input.like(F.instance_norm(input.values, None, None, weight, bias, True, momentum, eps))
     return group_norm(input, int(input.shape[1]), weight, bias, eps)
 

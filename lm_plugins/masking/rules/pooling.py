@@ -147,7 +147,7 @@ def adaptive_avg_pool2d(input: MaskedActivation, output_size: Any) -> MaskedActi
     """Take means of visible positions; with ``global_average="all"``, zeros count for hidden ones."""
     _check("adaptive_avg_pool2d", input)
     size, region = _adaptive_size(input, output_size), input.visibility.visible
-    if size == (1, 1) and not region.is_full:
+    if size == (1, 1) and not region.is_full and region.inside is None:
         values = (input.visible_sum() / (input.shape[2] * input.shape[3]))[:, :, None, None]
     else:
         values = F.adaptive_avg_pool2d(input.with_hidden(0.0, region), size)

@@ -50,6 +50,7 @@ def _reduction(function: Callable[..., Any], hidden_value: float) -> Callable[..
             and input.dims == NCHW
             and sorted(dims) == [2, 3]
             and not region.is_full
+            and region.inside is None  # constants around the image count, as in the plain model
         ):
             result = _of_visible(input, function.__name__ == "mean", keepdim, kwargs.get("dtype"))
         else:
@@ -153,7 +154,7 @@ def _variance(function: Callable[..., Any]) -> Callable[..., Any]:
         dtype = precision(input.values)
         values, hidden = input.with_hidden(0.0, region).to(dtype), input.is_hidden(region)
         channels = torch.Size(input.shape[i] for i in dims if input.dims[i] == "C").numel()
-        positions = region.positions.flatten(1).sum(1) * channels  # (N,)
+        positions = (~region.hidden).flatten(1).sum(1) * channels  # (N,)
         total = values.sum(dims, keepdim=True)
         mean = total / per_image(positions.clamp(min=1), input, dims, True)
         squares = (values - mean).square().masked_fill(hidden, 0.0).sum(dims, keepdim=True)
