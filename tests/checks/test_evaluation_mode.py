@@ -160,7 +160,7 @@ def test_a_model_that_went_to_evaluation_mode_after_the_explainer_was_made_is_ta
     model.train()
     image = np.zeros((12, 12, 3), np.float32)
     explainer, function = captum.FeatureAblation(model), shap.ValueFunction(model, image, FEATURES.numpy())
-    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model, output="logits")
+    masked, of_lime = lm.LayerMasked(model), lime.LimeImageExplainer(model, output="logits", random_state=0)
     model.eval()
     assert explainer.attribute(x, feature_mask=FEATURES, target=0).isfinite().all()
     assert np.isfinite(function(function.everything)).all()
