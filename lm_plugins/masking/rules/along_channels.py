@@ -25,7 +25,7 @@ _KEEPING = {
     "cummax": None, "cummin": None, "log_softmax": None, "softmax": None,
 }  # fmt: skip
 #: What stands before the dimension in a call.
-_BEFORE = {"topk": 1, "kthvalue": 1, "quantile": 1, "nanquantile": 1, "diff": 1}
+_BEFORE = {"topk": 1, "diff": 1}
 
 
 def _after(input: Any, values: Tensor, dims: Sequence[int], keepdim: bool) -> Any:
@@ -106,7 +106,7 @@ for _name in ("nansum", "mode"):
     for _function in spellings(_name):
         register_rule(_function, tokens=True)(_reducing(_function))
 
-for _name in ("glu", "diff", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"):
+for _name in ("sort", "argsort", "glu", "diff", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"):
     for _function in spellings(_name):
         if not _function.__name__.endswith("_"):
             register_rule(_function, tokens=True)(_keeping(_function, _KEEPING[_name]))

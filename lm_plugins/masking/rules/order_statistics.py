@@ -199,19 +199,3 @@ def _quantile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for _function in spellings("quantile", "nanquantile"):
     register_rule(_function, tokens=True)(_quantile(_function))
-
-
-# ---- orders --------------------------------------------------------------------------------------------------------------
-
-
-def _order(function: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Order the channels of every position."""
-        dim = next((one for one in args if isinstance(one, int) and not isinstance(one, bool)), kwargs.get("dim", -1))
-        return along_channels(function, input, dim, lambda values: function(values, *args, **kwargs), True)
-
-    return rule
-
-
-for _function in spellings("sort", "argsort"):
-    register_rule(_function, tokens=True)(_order(_function))

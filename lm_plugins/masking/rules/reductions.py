@@ -11,7 +11,7 @@ from lm_plugins.masking.activation import NCHW, MaskedActivation
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
 
-__all__ = ["per_image", "reduced_dims"]
+__all__ = ["per_image", "reduced_dims", "spread_and_mean"]
 
 
 def reduced_dims(function: Callable[..., Any], input: MaskedActivation, dim: Any) -> tuple[list[int], bool]:
@@ -155,18 +155,37 @@ def _variance(function: Callable[..., Any]) -> Callable[..., Any]:
         values, hidden = input.with_hidden(0.0, region).to(dtype), input.is_hidden(region)
         channels = torch.Size(input.shape[i] for i in dims if input.dims[i] == "C").numel()
         positions = (~region.hidden).flatten(1).sum(1) * channels  # (N,)
-        total = values.sum(dims, keepdim=True)
-        mean = total / per_image(positions.clamp(min=1), input, dims, True)
-        squares = (values - mean).square().masked_fill(hidden, 0.0).sum(dims, keepdim=True)
-        # As in torch, fewer degrees of freedom than none are none; without a division by zero.
-        freedom = per_image(positions - correction, input, dims, True)
-        variance = torch.where(freedom > 0, squares / freedom.clamp(min=torch.finfo(dtype).tiny), 0.0)
-        if is_std:  # with the gradient 0 at 0, as torch has it
-            variance = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
-        both = [(one if keepdim else one.squeeze(tuple(dims))).to(input.dtype) for one in (variance, mean)]
+        spread, mean = spread_and_mean(
+            values, hidden, per_image(positions, input, dims, True), dims, correction, is_std
+        )
+        both = [(one if keepdim else one.squeeze(tuple(dims))).to(input.dtype) for one in (spread, mean)]
         return tuple(both) if with_mean else both[0]
 
     return rule
+
+
+def spread_and_mean(
+    values: Tensor, hidden: Tensor, count: Tensor, dims: Sequence[int], correction: float, is_std: bool
+) -> tuple[Tensor, Tensor]:
+    """The variance or standard deviation of what is not hidden, and its mean; 0 of too few values.
+
+    Args:
+        values: 0 where hidden, in a dtype that is precise enough.
+        hidden: Bool that broadcasts to the values.
+        count: How many values count, with the dimensions that are pooled.
+        dims: Those.
+        correction: As in `torch.var`.
+        is_std: Whether the deviation is asked for.
+    """
+    mean = values.sum(list(dims), keepdim=True) / count.clamp(min=1)
+    squares = (values - mean).square().masked_fill(hidden, 0.0).sum(list(dims), keepdim=True)
+    # As in torch, fewer degrees of freedom than none are none; without a division by zero.
+    freedom = (count - correction).to(values.dtype)
+    variance = torch.where(freedom > 0, squares / freedom.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+    if not is_std:
+        return variance, mean
+    # With the gradient 0 at 0, as torch has it.
+    return torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0), mean
 
 
 for _function in spellings("var", "std", "var_mean", "std_mean"):

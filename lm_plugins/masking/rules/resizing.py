@@ -103,7 +103,8 @@ def grid_sample(
         settled.completed_to(Mask(torch.ones_like(region.positions))), grid, mode, padding_mode, align_corners
     )
     if region.is_full and region.inside is None:
-        return MaskedActivation(values, input.visibility.all_of(_all_of(region, values)))
+        everywhere = Mask(region.positions.new_ones(values.shape[0], *values.shape[2:]))
+        return MaskedActivation(values, input.visibility.all_of(everywhere))
 
     def sampled(of: Tensor) -> Tensor:
         shape = "bilinear" if mode == "bicubic" else mode
@@ -148,18 +149,14 @@ def _map_of(input: Any) -> MaskedActivation | None:
     """Tokens as the map (or maps of copies of images) that they are in order; None if they are none."""
     if not isinstance(input, MaskedTokens):
         return None
-    found = input.whole().simplified()
+    whole = input.whole()
+    found = whole.simplified()
     if isinstance(found, MaskedActivation) and found.dims == NCHW:
         return found
-    whole = input.whole()
     images = whole.positions[0].as_images(whole.shape) if len(whole.positions) == 1 else None
     if images is None or images[1] != NCHW:
         return None
     return MaskedActivation(whole.values, *images)
-
-
-def _all_of(region: Mask, values: Tensor) -> Mask:
-    return Mask(region.positions.new_ones(values.shape[0], *values.shape[2:]))
 
 
 @register_rule(*spellings("pixel_shuffle"))

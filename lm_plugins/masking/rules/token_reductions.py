@@ -14,6 +14,7 @@ from lm_plugins.errors import UnsupportedOperatorError
 from lm_plugins.masking.coarse_positions import coarser, grouped
 from lm_plugins.masking.registry import function_name, register_rule, spellings
 from lm_plugins.masking.rules.pooling import precision
+from lm_plugins.masking.rules.reductions import spread_and_mean
 from lm_plugins.masking.token_positions import TokenPositions
 from lm_plugins.masking.tokens import MaskedTokens, positions_without
 
@@ -210,14 +211,8 @@ def _variance(function: Callable[..., Any]) -> Callable[..., Any]:
             return tuple(pooling.result(one) for one in plain) if with_mean else pooling.result(plain)
         dtype = precision(pooling.values)
         values = pooling.values.to(dtype).masked_fill(hidden, 0.0)
-        count = pooling.counts(True)
-        mean = values.sum(dims, keepdim=True) / count.clamp(min=1)
-        squares = (values - mean).square().masked_fill(hidden, 0.0).sum(dims, keepdim=True)
-        freedom = (count - correction).to(dtype)
-        variance = torch.where(freedom > 0, squares / freedom.clamp(min=torch.finfo(dtype).tiny), 0.0)
-        if is_std:  # with the gradient 0 at 0, as torch has it
-            variance = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
-        both = [(one if keepdim else one.squeeze(tuple(dims))).to(pooling.values.dtype) for one in (variance, mean)]
+        spread, mean = spread_and_mean(values, hidden, pooling.counts(True), dims, correction, is_std)
+        both = [(one if keepdim else one.squeeze(tuple(dims))).to(pooling.values.dtype) for one in (spread, mean)]
         return tuple(pooling.result(one) for one in both) if with_mean else pooling.result(both[0])
 
     return rule
