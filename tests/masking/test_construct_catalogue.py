@@ -16,7 +16,6 @@ REFUSED = {
     "3d convolution of one slice": "volumes and videos",
     "sort over space": "where hidden and visible positions lie",
     "cumulative sum over space": "where hidden and visible positions lie",
-    "average of tokens, 1d": "from the end of a row of the map to the start of the next",
     "randn_like": "draws at random",
     "dense layer over positions": "mixes positions that are no patch of the map",
     "LSTM over positions": "all tokens before it",

@@ -33,6 +33,7 @@ POOLS = {
     "all": lambda v: (v > -1).all(-1).double(),
     "top 2": lambda v: v.topk(2, -1).values.sum(-1),
 }
+DROP = lm.MaskingOptions(tokens="drop")
 GRADIENTS = "mean sum amax logsumexp norm variance prod median".split()
 
 
@@ -120,6 +121,27 @@ def test_what_belongs_to_rows_or_columns_acts_on_their_positions(strips) -> None
     samples.assert_equal_where_computed(found, X * reference.sigmoid())
     assert torch.equal(found.visibility.visible.positions, VISIBLE)
     check_rule(lambda x: (x * (x.mean(3, keepdim=True) + x.mean(2, keepdim=True)).sigmoid()).sum((2, 3)), X)
+
+
+def test_average_pooling_of_a_sequence_counts_the_visible_tokens_of_each_group() -> None:
+    """As in Next-ViT, whose groups run on from row to row."""
+    found = F.avg_pool1d(given().flatten(2), 4)
+    x, shown = X.flatten(2).unflatten(2, (6, 4)), VISIBLE.flatten(1).unflatten(1, (6, 4))
+    assert torch.equal(found.is_hidden().squeeze(1), ~shown.any(-1))
+    expected = x.where(shown[:, None], torch.nan).nanmean(-1)
+    torch.testing.assert_close(found.values.where(shown.any(-1)[:, None], 0.0), expected.nan_to_num())
+    whole = given(visible=torch.ones_like(VISIBLE)).flatten(2)
+    assert torch.equal(F.avg_pool1d(whole, 4).values, F.avg_pool1d(X.flatten(2), 4))
+
+
+def test_average_pooling_of_a_sequence_of_which_tokens_were_dropped() -> None:
+    """Groups are those of all tokens, not of the ones that are left."""
+    dropped = given(visible=torch.arange(24).reshape(1, 4, 6).expand(2, -1, -1) >= 14, options=DROP).flatten(2)
+    assert dropped.is_dropped
+    found = F.avg_pool1d(dropped, 4).whole().with_hidden(0.0)
+    expected = X.flatten(2).unflatten(2, (6, 4)).mean(-1)
+    expected[..., :3], expected[..., 3] = 0.0, X.flatten(2)[..., 14:16].mean(-1)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["mean", "amax", "norm", "variance"])

@@ -74,7 +74,10 @@ def test_a_partial_convolution_is_none_of_patches() -> None:
         lambda x: F.fold(x.flatten(2).roll(1, 2).repeat(1, 3, 1), (10, 10), 3),
         lambda x: F.conv1d(x.flatten(2), WEIGHT[..., 0]),
         lambda x: F.conv1d(x.flatten(2).transpose(1, 2), torch.ones(2, 64, 1).double()),
-        lambda x: F.avg_pool1d(x.flatten(2), 2),
+        lambda x: F.avg_pool1d(x.flatten(2), 3, 1),
+        lambda x: F.avg_pool1d(x.flatten(2), 7),
+        lambda x: F.avg_pool1d(x.flatten(2), 2, padding=1),
+        lambda x: F.avg_pool1d(x.flatten(2).transpose(1, 2), 2),
     ],
 )
 def test_what_has_no_masked_meaning_is_refused(call) -> None:

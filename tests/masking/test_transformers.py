@@ -84,6 +84,7 @@ MODELS = {
     "pvt v2": (of_timm("pvt_v2_b0"), 64),
     "twins": (of_timm("twins_svt_small", img_size=64), 64),
     "nest": (of_timm("nest_tiny_jx", img_size=64), 64),
+    "next vit": (of_timm("nextvit_small"), 128),
     "davit": (of_timm("davit_tiny", embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)), 64),
     "levit": (of_timm("levit_128s", img_size=64), 64),
     "pit": (of_timm("pit_ti_224", img_size=64), 64),
@@ -111,6 +112,7 @@ SLOW = (
         "levit",
         "maxvit",
         "nest",
+        "next vit",
     ),
     *("poolformer", "pvt v2", "resnet of CLIP", "tiny vit", "twins"),
 )

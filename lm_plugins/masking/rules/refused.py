@@ -30,7 +30,7 @@ REASONS: dict[str, tuple[Callable[..., Any], ...]] = {
         torch.multinomial, torch.Tensor.multinomial, F.gumbel_softmax,
     ),
     _COUNT: tuple(spellings("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "histc")),
-    _ROWS: (F.avg_pool1d, F.max_pool1d, F.lp_pool1d, F.conv_transpose1d, F.adaptive_max_pool1d),
+    _ROWS: (F.max_pool1d, F.lp_pool1d, F.conv_transpose1d, F.adaptive_max_pool1d),
     _VOLUME: (F.conv3d, F.conv_transpose3d, F.avg_pool3d, F.max_pool3d, F.adaptive_avg_pool3d),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm_plugins.errors import UnsupportedOperatorError
@@ -142,6 +143,42 @@ def adaptive_avg_pool1d(input: MaskedTokens, output_size: Any) -> Any:
     if (output_size if isinstance(output_size, int) else output_size[0]) != 1:
         raise UnsupportedOperatorError("adaptive_avg_pool1d of tokens is masked for an output of size 1 only")
     return torch.mean(input, -1, keepdim=True)
+
+
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+@register_rule(F.avg_pool1d, tokens=True)
+def avg_pool1d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Any:
+    """The mean of the visible tokens of each group, where groups follow one another without overlap and without a rest.
+
+    Groups run from the end of a row of the map to the start of the next, as in Next-ViT: they are sets of tokens, each as
+    visible as anything in it. Windows that overlap would need positions between those of the map, and are refused.
+    """
+    kernel, step = _single(kernel_size), _single(kernel_size if stride in (None, (), []) else stride)
+    is_tokens = isinstance(input, MaskedTokens) and input.ndim == 3 and not input.is_channels(2)
+    if not is_tokens or kernel != step or _single(padding) != 0 or input.shape[-1] % kernel:
+        raise UnsupportedOperatorError(
+            f"torch.nn.functional.avg_pool1d of {input!r}: it is masked over tokens (N, C, L) in groups that neither overlap "
+            "nor leave a rest (kernel_size == stride, no padding, L a multiple of it)"
+        )
+    input = input.whole()
+    if all(
+        one.is_full for one in input.positions
+    ):  # torch's own kernel, so that a whole image gives the plain model's bits
+        groups = input.unflatten(-1, (-1, kernel))  # rows, where a group is one: then a map
+        groups = groups if isinstance(groups, MaskedTokens) else groups.as_tokens()
+        pooling = pooling_over(F.avg_pool1d, groups, -1, False)
+        return pooling.result(F.avg_pool1d(input.values, kernel_size, stride, padding, ceil_mode, count_include_pad))
+    return torch.mean(input.unflatten(-1, (-1, kernel)), -1)
 
 
 # ---- norms, products and counts ------------------------------------------------------------------------------------------
