@@ -31,6 +31,7 @@ def libraries():
         yield importlib.import_module("libraries")
     finally:
         sys.path.remove(BENCHMARKS)
+        sys.modules.pop("coverage", None)  # numba asks for the package of that name
 
 
 def _names() -> list[str]:
