@@ -137,16 +137,16 @@ for _names, _hidden_value in (
         register_rule(_function, tokens=True)(_reduction(_function, _hidden_value))
 
 
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
 @register_rule(*spellings("adaptive_avg_pool1d"), tokens=True)
 def adaptive_avg_pool1d(input: MaskedTokens, output_size: Any) -> Any:
     """The mean of the visible tokens, where all are pooled to one."""
-    if (output_size if isinstance(output_size, int) else output_size[0]) != 1:
+    if _single(output_size) != 1:
         raise UnsupportedOperatorError("adaptive_avg_pool1d of tokens is masked for an output of size 1 only")
     return torch.mean(input, -1, keepdim=True)
-
-
-def _single(value: Any) -> Any:
-    return value[0] if isinstance(value, (tuple, list)) else value
 
 
 @register_rule(F.avg_pool1d, tokens=True)
@@ -171,14 +171,15 @@ def avg_pool1d(
             "nor leave a rest (kernel_size == stride, no padding, L a multiple of it)"
         )
     input = input.whole()
-    if all(
-        one.is_full for one in input.positions
-    ):  # torch's own kernel, so that a whole image gives the plain model's bits
-        groups = input.unflatten(-1, (-1, kernel))  # rows, where a group is one: then a map
-        groups = groups if isinstance(groups, MaskedTokens) else groups.as_tokens()
-        pooling = pooling_over(F.avg_pool1d, groups, -1, False)
-        return pooling.result(F.avg_pool1d(input.values, kernel_size, stride, padding, ceil_mode, count_include_pad))
-    return torch.mean(input.unflatten(-1, (-1, kernel)), -1)
+    groups = input.unflatten(-1, (-1, kernel))
+    if not all(one.is_full for one in input.positions):
+        return torch.mean(groups, -1)
+    # By torch's own kernel, so that a whole image gives the plain model's bits.
+    pooled = F.avg_pool1d(input.values, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    groups = (
+        groups if isinstance(groups, MaskedTokens) else groups.as_tokens()
+    )  # a map, where each group is one of its rows
+    return pooling_over(F.avg_pool1d, groups, -1, False).result(pooled)
 
 
 # ---- norms, products and counts ------------------------------------------------------------------------------------------
