@@ -36,7 +36,7 @@ model = torch.nn.Sequential(model, torch.nn.Softmax(1)).eval()
 
 photograph = Image.fromarray(data.coffee()).resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
 x = (torch.from_numpy(np.asarray(photograph, np.float32)) - 127) / 128
-x = x.permute(2, 0, 1)[None]  # (1, 3, 224, 224)
+x = x.permute(2, 0, 1)[None].contiguous()  # (1, 3, 224, 224); in another layout, torch rounds differently
 
 with torch.inference_mode():
     probability, target = model(x)[0].max(0)
