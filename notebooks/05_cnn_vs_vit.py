@@ -13,7 +13,7 @@
 # transformer drops hidden tokens. Part one shows what each keeps of one photograph. Part two trains a small CNN and a small
 # ViT, removes a part of every image, and counts how many predictions survive.
 #
-# Runs in about a minute on two CPU cores, without downloads (`pip install 'lm_plugins[demo]'`).
+# Runs in about two minutes on two CPU cores, without downloads (`pip install 'lm_plugins[demo]'`).
 
 # %%
 import time
@@ -113,6 +113,7 @@ digits = load_digits()
 images = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
 images = torch.nn.functional.interpolate(images, size=(32, 32), mode="bilinear")
 labels = torch.from_numpy(digits.target)
+torch.manual_seed(0)
 order = torch.randperm(len(images))
 train, test = order[:1200], order[1200:]
 
@@ -140,8 +141,9 @@ vit = Repeated(
         image_size=32, patch_size=4, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10
     )
 )
-for name, model, epochs, rate in (("CNN", cnn, 10, 1e-3), ("ViT", vit, 14, 1e-3)):
+for name, model, epochs, rate in (("CNN", cnn, 8, 3e-3), ("ViT", vit, 20, 2e-3)):
     optimizer = torch.optim.AdamW(model.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs=epochs, steps_per_epoch=19)
     for _ in range(epochs):
         model.train()
         for part in train[torch.randperm(len(train))].split(64):
@@ -149,6 +151,7 @@ for name, model, epochs, rate in (("CNN", cnn, 10, 1e-3), ("ViT", vit, 14, 1e-3)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
     with torch.inference_mode():
         accuracy = float((model.eval()(images[test]).argmax(1) == labels[test]).float().mean())
     print(f"{name}: {accuracy:.1%} of the test images right")
