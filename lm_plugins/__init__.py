@@ -6,8 +6,10 @@ A model should see only what is visible: `LayerMasked` runs an unmodified model 
 from lm_plugins import errors
 from lm_plugins.masking import (
     MASKED,
+    Calibration,
     LayerMasked,
     MaskingOptions,
+    calibrate,
     coverage,
     override_rule,
     published,
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MASKED",
+    "Calibration",
     "LayerMasked",
     "MaskingOptions",
+    "calibrate",
     "coverage",
     "errors",
     "override_rule",

@@ -2,6 +2,8 @@
 
 __all__ = [
     "ArchitectureError",
+    "CalibrationError",
+    "CalibrationWarning",
     "ConformanceError",
     "DuplicateRuleError",
     "ExplanationWarning",
@@ -68,6 +70,10 @@ class ArchitectureError(LMPluginsError, ValueError):
     """The published code knows no architecture of that name or class; the message lists the families."""
 
 
+class CalibrationError(LMPluginsError, ValueError):
+    """A calibration belongs to another model, other options or another way through the model; the message says which."""
+
+
 class RuleError(LMPluginsError, TypeError):
     """Something that cannot be given a rule was passed to `register_rule`, or a rule returned nonsense."""
 
@@ -117,6 +123,10 @@ class ImageFileError(LMPluginsError, ValueError):
 
 class LabelFileError(LMPluginsError, ValueError):
     """A table of labels does not fit the images or the model; the message names the first rows that do not."""
+
+
+class CalibrationWarning(UserWarning):
+    """A calibration rests on little, or on images unlike those that it is used for."""
 
 
 class PublishedCodeWarning(UserWarning):

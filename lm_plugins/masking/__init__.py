@@ -2,10 +2,13 @@
 
 from lm_plugins.checks import as_visible
 from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.masking.calibrate import calibrate
+from lm_plugins.masking.calibration import Calibration
 from lm_plugins.masking.coverage import Coverage, coverage
+from lm_plugins.masking.forward import run_masked
 from lm_plugins.masking.geometry import Window
 from lm_plugins.masking.mask import Mask
-from lm_plugins.masking.model import LayerMasked, run_masked
+from lm_plugins.masking.model import LayerMasked
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.published import published
 from lm_plugins.masking.registry import (
@@ -21,6 +24,7 @@ from lm_plugins.masking.visibility import Visibility
 
 __all__ = [
     "MASKED",
+    "Calibration",
     "Coverage",
     "LayerMasked",
     "Mask",
@@ -31,6 +35,7 @@ __all__ = [
     "Visibility",
     "Window",
     "as_visible",
+    "calibrate",
     "coverage",
     "observing",
     "override_rule",

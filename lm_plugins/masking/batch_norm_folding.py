@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["prepared"]
+__all__ = ["Folds", "prepared"]
 
 
-def prepared(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> nn.Module:
+#: For each weight that has taken up a batch norm, by name: what its output is multiplied by, and what is added, ``(C,)``.
+Folds = dict[str, tuple[Tensor, Tensor]]
+
+
+def prepared(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> tuple[nn.Module, Folds]:
     """Copy a model for inference.
 
     A batch norm is folded into the convolution before it where nothing else uses the output of that convolution, as one run
@@ -27,14 +31,14 @@ def prepared(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> n
         dtype: Of the copy's floating-point weights; None leaves them.
 
     Returns:
-        The copy: the same function up to rounding.
+        The copy, the same function up to rounding, and what was folded into its weights.
 
     Warns:
         RuntimeWarning: Folding changed the output by more than rounding, so that it was left out.
     """
     with torch.inference_mode():
         expected = model(x[:1])
-    ready = _folded(copy.deepcopy(model), x[:1])
+    ready, folds = _folded(copy.deepcopy(model), x[:1])
     with torch.inference_mode():
         found = ready(x[:1])
     if not _agree(expected, found):
@@ -44,17 +48,20 @@ def prepared(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> n
             RuntimeWarning,
             stacklevel=3,
         )
-        ready = copy.deepcopy(model)
+        ready, folds = copy.deepcopy(model), {}
     ready.requires_grad_(False)
-    return ready.to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return ready.to(dtype=dtype).to(memory_format=torch.channels_last), folds  # type: ignore[call-overload]
 
 
-def _folded(model: nn.Module, x: Tensor) -> nn.Module:
+def _folded(model: nn.Module, x: Tensor) -> tuple[nn.Module, Folds]:
     parents = {id(child): (parent, name) for parent in model.modules() for name, child in parent.named_children()}
     recorder = _Recorder(model)
     with torch.inference_mode(), recorder:
         model(x)
+    names = {id(one): name for name, one in model.named_parameters()}
+    folds: Folds = {}
     for convolution, norm in recorder.pairs():
+        folds[names[id(convolution.weight)]] = _affine(norm)
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight,
             convolution.bias,
@@ -66,7 +73,14 @@ def _folded(model: nn.Module, x: Tensor) -> nn.Module:
         )
         parent, name = parents[id(norm)]
         setattr(parent, name, _rest_of(norm).eval())
-    return model
+    return model, folds
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies by and what it adds, ``(C,)``."""
+    mean, variance = cast(Tensor, norm.running_mean).detach(), cast(Tensor, norm.running_var).detach()
+    scale = (variance + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.detach())
+    return scale, (0.0 if norm.bias is None else norm.bias.detach()) - mean * scale
 
 
 def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:

@@ -1,15 +1,11 @@
 """Any torch vision model, layer-masked."""
 
-import concurrent.futures
-from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
-from types import FunctionType, MethodType
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.futures import Future
 
 from lm_plugins.checks import (
     as_visible,
@@ -19,38 +15,24 @@ from lm_plugins.checks import (
     check_images,
     explaining_mismatch,
 )
-from lm_plugins.errors import InputTypeError, ShapeError, UnsupportedOperatorError
-from lm_plugins.masking.activation import MaskedActivation
+from lm_plugins.errors import InputTypeError, ShapeError
 from lm_plugins.masking.arguments import Arguments, several
 from lm_plugins.masking.batch_norm_folding import prepared
+from lm_plugins.masking.calibration import Calibration
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.channels_last import is_everything
-from lm_plugins.masking.coverage import coverage_of
-from lm_plugins.masking.futures import afterwards
-from lm_plugins.masking.halo import run_with_halo
-from lm_plugins.masking.mask import Mask
+from lm_plugins.masking.forward import send
+from lm_plugins.masking.halo import Halo, run_with_halo
 from lm_plugins.masking.model_state import ModelState, has_hooks
-from lm_plugins.masking.opaque_code import (
-    check_not_traced,
-    check_python,
-    explaining_compiled,
-    running_eagerly,
-    uncompiled,
-    where_raised,
-)
+from lm_plugins.masking.opaque_code import check_not_traced, check_python, uncompiled
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.run import Run
 from lm_plugins.masking.sentinel import unpainted
-from lm_plugins.masking.tokens import MaskedTokens
 from lm_plugins.masking.verification import verify
-from lm_plugins.masking.visibility import Visibility
 
-__all__ = ["LayerMasked", "run_masked"]
+__all__ = ["LayerMasked"]
 
 _WHAT = "layer masking"
-
-# What computes when it is asked, or when somebody else gets to it.
-_LATER = (Iterator, Awaitable, concurrent.futures.Future, FunctionType, MethodType, partial)
 
 
 class LayerMasked(nn.Module):
@@ -66,9 +48,12 @@ class LayerMasked(nn.Module):
         verify: Before the first masked answer, check that the model gives its own output through the engine when all is
             visible; again when its modules, their attributes, hooks or code, or the size of the images have changed. It costs
             two passes of one image. Without it, a model that steps outside of what the engine sees gives wrong numbers.
+        calibration: What `lm_plugins.calibrate` fitted to this model, with its options; None leaves moments as they come.
 
     Raises:
-        InputTypeError: `model` is no ``torch.nn.Module``, or `options` no `MaskingOptions`.
+        InputTypeError: `model` is no ``torch.nn.Module``, `options` no `MaskingOptions`, or `calibration` no `Calibration`.
+        CalibrationError: The calibration belongs to another model.
+        OptionError: It was fitted under other options.
 
     Example:
         >>> import torch
@@ -94,18 +79,35 @@ class LayerMasked(nn.Module):
         listed in docs/layer_masking.md; `published` gives theirs.
     """
 
-    def __init__(self, model: nn.Module, options: MaskingOptions | None = None, *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: MaskingOptions | None = None,
+        *,
+        verify: bool = True,
+        calibration: Calibration | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"LayerMasked needs a torch.nn.Module, got {type(model).__name__}.")
         if options is not None and not isinstance(options, MaskingOptions):
             raise InputTypeError(f"options must be a MaskingOptions or None, got {type(options).__name__}.")
+        if calibration is not None and not isinstance(calibration, Calibration):
+            raise InputTypeError(
+                f"calibration must be a Calibration or None, got {type(calibration).__name__}; one is read from a file with "
+                "lm.Calibration.load(path)."
+            )
         super().__init__()
+        if calibration is not None:
+            options = calibration.checked_options(options)
+            calibration.check_model(model)
         self.model = model
         self.options = MaskingOptions() if options is None else options
+        self.calibration = calibration
         # It has no mode of its own: that of the model is asked in every call.
         self.training = False
-        self._verify = verify
+        self.verify = verify
         self._learned: dict[Any, _Learned] = {}
+        self._watched = _Watched()
 
     def forward(
         self,
@@ -157,20 +159,29 @@ class LayerMasked(nn.Module):
             check_evaluation_mode(self.model, _WHAT, self.model.modules())
             with explaining_mismatch(self.model, x):
                 return arguments.call(self.model, x)
+        if self.calibration is not None and others:
+            raise InputTypeError(
+                "a calibration is for models of one image, and this one takes several: use it without."
+            )
         kind = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type), arguments.kind)
         learned = self._learned.get(kind)
 
         def run() -> Any:
             needed = None if learned is None else learned.halo
             return run_with_halo(
-                lambda halo: _run(self.model, x, visible, Run(self.options, halo), arguments, is_finite), needed
+                lambda halo: send(self.model, x, visible, self._begun(visible, halo), arguments, is_finite), needed
             )
 
-        if learned is None or learned.state.has_changed(self.model):
+        if learned is not None and learned.state.has_changed(self.model):
             learned = None
+        if self.calibration is not None and (learned is None or not self._weights_are_same()):
+            self._watch(self.calibration)
+        if learned is None:
+            if self.calibration is not None:
+                self.calibration.images.check(x, visible)
             check_python(self.model)
             check_evaluation_mode(self.model, _WHAT)
-            if self._verify and has_hooks(self.model):
+            if self.verify and has_hooks(self.model):
                 # Hooks keep the first of what they see, or the last: both are to belong to the answer, not to the check.
                 run()
             learned = self._learned[kind] = self._verified(x, visible, arguments)
@@ -188,11 +199,11 @@ class LayerMasked(nn.Module):
     def _verified(self, x: Tensor, visible: Tensor, arguments: Arguments) -> "_Learned":
         """What is known of the model once it was checked."""
         learned = _Learned(ModelState(self.model))
-        if self._verify:
+        if self.verify:
 
             def run(model: nn.Module, images: Tensor) -> Any:
                 everything = torch.ones_like(visible[: len(images)])
-                return _run(model, images, everything, Run(self.options), arguments.all_visible(len(images)))
+                return send(model, images, everything, self._begun(everything), arguments.all_visible(len(images)))
 
             # With gradients where the answer has them: hooks on activations ask for them.
             images = torch.where(visible[:, None], x.detach(), 0.0).requires_grad_(x.requires_grad)
@@ -203,9 +214,30 @@ class LayerMasked(nn.Module):
             learned.state.ignore_changes(self.model)
         return learned
 
+    def _begun(self, visible: Tensor, halo: Halo | None = None) -> Run:
+        """A run of the model on images of which this is visible."""
+        if self.calibration is None:
+            return Run(self.options, halo)
+        return Run(self.options, halo, calibrated=self.calibration.matching(visible, self._watched.names))
+
+    def _watch(self, calibration: Calibration) -> None:
+        """Note the weights that a calibration belongs to.
+
+        Raises:
+            CalibrationError: They are others than those that it was fitted to.
+        """
+        calibration.check_model(self.model)
+        named = dict(self.model.named_parameters())
+        versions = [(one, _version(one)) for one in (*named.values(), *self.model.buffers())]
+        prefix = calibration.prefix_in(named)
+        self._watched = _Watched(versions, {id(one): name.removeprefix(prefix) for name, one in named.items()})
+
+    def _weights_are_same(self) -> bool:
+        return bool(self._watched.versions) and all(_version(one) == known for one, known in self._watched.versions)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what was learned about the model: a copy has a model of its own."""
-        return {**self.__dict__, "_learned": {}}
+        return {**self.__dict__, "_learned": {}, "_watched": _Watched()}
 
     def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> "LayerMasked":
         """An inference copy: batch norm folded into the convolutions, weights channels-last.
@@ -218,7 +250,7 @@ class LayerMasked(nn.Module):
             dtype: Of the copy's weights, such as ``torch.bfloat16``; images must then come in it. None keeps them.
 
         Returns:
-            A `LayerMasked` with the same options, around a copy of the model.
+            A `LayerMasked` with the same options and calibration, around a copy of the model.
 
         Raises:
             ShapeError: `x` is no batch of images.
@@ -238,7 +270,9 @@ class LayerMasked(nn.Module):
         """
         check_images(x, _WHAT)
         check_evaluation_mode(self.model, _WHAT)
-        return LayerMasked(prepared(self.model, x, dtype), self.options, verify=self._verify)
+        copy, folds = prepared(self.model, x, dtype)
+        calibration = None if self.calibration is None else self.calibration.folded(copy, folds)
+        return LayerMasked(copy, self.options, verify=self.verify, calibration=calibration)
 
 
 @dataclass
@@ -249,59 +283,16 @@ class _Learned:
     halo: frozenset[int] | None = None
 
 
-def run_masked(
-    model: nn.Module, x: Tensor, visible: Tensor, options: MaskingOptions, further: tuple[Any, ...] = ()
-) -> Any:
-    """Send `x` through the engine, also when all of it is visible. Nothing is left out, and nothing verified.
+@dataclass
+class _Watched:
+    """The weights that a calibration belongs to: how often each was written to, and its name by its id."""
 
-    Args:
-        model: A model in evaluation mode.
-        x: Images ``(N, C, H, W)``, floating point.
-        visible: Bool ``(N, H, W)``.
-        options: The semantics.
-        further: What else the model takes after the images.
-
-    Returns:
-        What the model returns, with ordinary tensors.
-
-    Raises:
-        TrainingModeError: The model or a part of it is in training mode.
-        UnsupportedOperatorError: The model calls functions that have no masking rule; all are listed.
-    """
-    check_python(model)
-    check_evaluation_mode(model, _WHAT)
-    return _run(model, x, visible, Run(options), Arguments(further))
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
 
 
-def _run(model: nn.Module, x: Tensor, visible: Tensor, run: Run, arguments: Arguments, is_finite: bool = False) -> Any:
-    carrier = _carrier(x, visible, run, is_finite)
-    others = [_carrier(one, mask, run, False) for one, mask in arguments.others]
-    try:
-        with run.open(), explaining_mismatch(model, x), explaining_compiled(model), running_eagerly(model):
-            return _ordinary(arguments.call(model, carrier, others), run)
-    except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(_explain(error, model, x, run.options, arguments)) from error
-
-
-def _carrier(x: Tensor, visible: Tensor, run: Run, is_finite: bool) -> MaskedActivation:
-    region = Mask(visible)
-    # Made for every run: a model may write into its images.
-    values = x if region.is_full else _without_hidden(x, visible, is_finite)
-    return MaskedActivation(values, Visibility(region, region, run, is_image=True))
-
-
-def _without_hidden(x: Tensor, visible: Tensor, is_finite: bool) -> Tensor:
-    """The images in channels-last format, 0 where hidden: some convolution algorithms let far positions touch each other."""
-    if is_finite:
-        values = _different(x).contiguous(memory_format=torch.channels_last) * visible[:, None]
-    else:
-        values = torch.where(visible[:, None], x, 0.0)
-    return values.contiguous(memory_format=torch.channels_last)
-
-
-def _different(x: Tensor) -> Tensor:
-    """The first image, if all are views of it, as ``expand`` makes them: there is one to copy, not N. Otherwise all."""
-    return x[:1] if x.stride(0) == 0 else x
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _given(x: Any) -> Any:
@@ -313,42 +304,3 @@ def _given(x: Any) -> Any:
             "LayerMasked was called within the run of another LayerMasked: wrap the model once, as lm.LayerMasked(model)."
         )
     return x
-
-
-def _explain(
-    error: UnsupportedOperatorError, model: nn.Module, x: Tensor, options: MaskingOptions, arguments: Arguments
-) -> str:
-    found = coverage_of(model, x, options, arguments)
-    return f"{error}. {found.advice()}" if not found else f"{error}. Called in {where_raised(model, error)!r}."
-
-
-def _ordinary(output: Any, run: Run) -> Any:
-    """The model's output with every activation in it turned into an ordinary tensor, 0 where hidden."""
-    if isinstance(output, Carrier):
-        output.check_left(None)
-    if isinstance(output, MaskedActivation):
-        return output.with_hidden(0.0)
-    if isinstance(output, Future):
-        if not output.done():
-            run.await_(output)
-        return afterwards(output, lambda value: _ordinary(value, run))
-    if isinstance(output, _LATER):
-        raise UnsupportedOperatorError(
-            f"the model returns something of type {type(output).__name__}, which would compute after the call, when masks "
-            "are gone. Let it return tensors, in lists or dictionaries, or a torch.futures.Future"
-        )
-    if isinstance(output, MaskedTokens):
-        return output.whole().with_hidden(0.0)
-    if isinstance(output, dict):
-        items = {key: _ordinary(value, run) for key, value in output.items()}
-        try:
-            return type(output)(items)
-        except TypeError:
-            return items
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_ordinary(value, run) for value in output))
-    if isinstance(output, (list, tuple)):
-        return type(output)(_ordinary(value, run) for value in output)
-    if is_dataclass(output) and not isinstance(output, type):
-        return replace(output, **{field.name: _ordinary(getattr(output, field.name), run) for field in fields(output)})
-    return output

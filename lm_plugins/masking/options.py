@@ -35,9 +35,10 @@ class MaskingOptions:
         tokens: How a transformer leaves out hidden tokens; the results agree up to rounding. ``"drop"``: they are not
             computed at all, where the layout allows, so that it is faster the more is hidden. ``"mask"``: they are
             computed, and are no keys of any attention.
-        computed: What a convolution takes as known. ``"visible"``: only visible positions (published). ``"any"``:
-            also those that an earlier convolution of the same block computed; merges and pooling fall back to
-            the visible region.
+        computed: What a convolution takes as known. ``"visible"``: only visible positions (published). ``"next"``: also
+            those that the convolution before it computed; what it computes of them goes no further. ``"any"``: also
+            those that any earlier convolution computed. Merges and pooling always fall back to the visible region, so
+            that the last two differ where more than two convolutions wider than 1x1 follow each other without any.
         addition: Which positions are visible after two activations were added: ``"intersection"`` (published) or
             ``"union"``.
         concatenation: The same for ``torch.cat``: ``"union"`` (published for SqueezeNet), ``"intersection"`` or
@@ -90,7 +91,7 @@ class MaskingOptions:
     stem: Literal["any", "coverage"] = "any"
     patches: Literal["any", "coverage", "all"] = "coverage"
     tokens: Literal["drop", "mask"] = "drop"
-    computed: Literal["visible", "any"] = "any"
+    computed: Literal["visible", "next", "any"] = "next"
     addition: Literal["intersection", "union"] = "intersection"
     concatenation: Literal["union", "intersection", "majority"] = "union"
     missing: Literal["neighbours", "zero"] = "neighbours"

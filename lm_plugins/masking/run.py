@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 import torch
+from torch import Tensor
 from torch.futures import Future
 
 from lm_plugins.masking.halo import Halo
@@ -40,6 +41,7 @@ class Run:
         options: The semantics.
         halo: What convolutions compute beyond the visible region; None computes all of it.
         observer: Sees every call of a rule; by default the one of the `observing` block around.
+        calibrated: Corrects the output of a layer that mixes channels, given its weight.
 
     Attributes:
         is_over: Whether the model has returned, and the futures in its output are done. From then on its
@@ -47,10 +49,17 @@ class Run:
         is_recorded: Whether autograd may have saved activations: a model may switch it off and on.
     """
 
-    def __init__(self, options: MaskingOptions, halo: Halo | None = None, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        options: MaskingOptions,
+        halo: Halo | None = None,
+        observer: Observer | None = None,
+        calibrated: Callable[[Any, Tensor], Any] = lambda result, weight: result,
+    ) -> None:
         self.options = options
         self.halo = halo
         self.observer = _observer.get() if observer is None else observer
+        self.calibrated = calibrated
         self.is_over = False
         self.is_recorded = torch.is_grad_enabled()
         self._pending: ref[Pending] | None = None

@@ -88,7 +88,7 @@ class Visibility:
 
     @property
     def _known(self) -> Mask:
-        return self.computed if self.options.computed == "any" else self.visible
+        return self.visible if self.options.computed == "visible" else self.computed
 
     @property
     def _rule(self) -> str:
@@ -112,9 +112,16 @@ class Visibility:
 
     # ---- convolution -----------------------------------------------------------------------------------------------
 
+    def _keeps_to_visible(self, window: Window | TransposedWindow) -> bool:
+        """Whether a convolution computes what is visible and no more."""
+        is_beyond = self._computed is not self.visible
+        return self.options.computed == "visible" or (
+            self.options.computed == "next" and is_beyond and window.kernel != (1, 1)
+        )
+
     def next_halo(self, window: Window) -> int | None:
         """The number of the halo of a convolution of the map, if it can be left out; otherwise None."""
-        is_apart = self._rule == "coverage" and self.options.computed == "any" and window.kernel != (1, 1)
+        is_apart = self._rule == "coverage" and not self._keeps_to_visible(window) and window.kernel != (1, 1)
         # After the run, only a checkpoint computes.
         if (
             self.run.halo is None
@@ -149,7 +156,7 @@ class Visibility:
         # the any-rule, past a border of the image, and where a stride would skip the last visible position.
         if self._leaves_out(halo):
             return plan, max(0, window.half_reach - self._halo_width)
-        by_centre = self._rule == "coverage" and self.options.computed == "visible"
+        by_centre = self._rule == "coverage" and self._keeps_to_visible(window)
         if by_centre and window.keeps_grid and self._known.inside is None:
             return plan, window.half_reach
         return plan, reach
@@ -178,7 +185,7 @@ class Visibility:
         if halo is not None:
             width = self._halo_width + (min(window.kernel) // 2 if window.dilation == (1, 1) else 0)
             return Visibility(visible, lambda: self.computed.any_in(window), self.run, False, halo, width, depth)
-        if self.options.computed == "any":
+        if not self._keeps_to_visible(window):
             if window.is_identity:
                 return Visibility(visible, self._computed, self.run, False, self._halo, self._halo_width, depth)
             return Visibility(visible, self.computed.any_in(window), self.run, depth=depth)
@@ -194,7 +201,7 @@ class Visibility:
             if self._rule == "any"
             else window.resampled(self.visible, self.options.coverage)
         )
-        computed = window.any_in(self.computed) if self.options.computed == "any" else visible
+        computed = visible if self._keeps_to_visible(window) else window.any_in(self.computed)
         is_counted = self.options.padded_layers is not None and window.kernel != (1, 1)
         return Visibility(visible, computed, self.run, depth=self.depth + is_counted)
 
@@ -234,7 +241,7 @@ class Visibility:
         coverage = None if self._rule == "any" else self.options.coverage
         by_part = self.resamples(resizing)
         visible = self.visible.resized(resizing, coverage, by_part)
-        computed = self.computed.resized(resizing, None, by_part) if self.options.computed == "any" else visible
+        computed = visible if self.options.computed == "visible" else self.computed.resized(resizing, None, by_part)
         return self._both(visible, computed)
 
     def resamples(self, resizing: Resizing) -> bool:

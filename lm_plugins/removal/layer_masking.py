@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lm_plugins.errors import InputTypeError
-from lm_plugins.masking import LayerMasked, MaskingOptions
+from lm_plugins.masking import Calibration, LayerMasked, MaskingOptions
 from lm_plugins.removal.protocol import Forward
 
 __all__ = ["LayerMasking"]
@@ -18,6 +18,7 @@ class LayerMasking:
     Args:
         options: The semantics; None for the defaults.
         verify: As of `lm_plugins.LayerMasked`.
+        calibration: What `lm_plugins.calibrate` fitted to the model; None leaves moments as they come.
 
     Example:
         >>> import torch
@@ -30,16 +31,18 @@ class LayerMasking:
 
     options: MaskingOptions | None = None
     verify: bool = True
+    calibration: Calibration | None = None
 
     def __call__(self, model: nn.Module) -> Forward:
         """Build ``forward(x, visible, *further)``.
 
         Raises:
             InputTypeError: `model` is, or contains, a `LayerMasked`.
+            CalibrationError: The calibration belongs to another model.
         """
         if isinstance(model, nn.Module) and any(isinstance(module, LayerMasked) for module in model.modules()):
             raise InputTypeError(
                 "the model is layer-masked already, and layer masking is the removal: pass the plain model, "
-                "masked.model, with removal=LayerMasking(masked.options) if its options are not the defaults."
+                "masked.model, with removal=masked if its options are not the defaults."
             )
-        return LayerMasked(model, self.options, verify=self.verify)
+        return LayerMasked(model, self.options, verify=self.verify, calibration=self.calibration)

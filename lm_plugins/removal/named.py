@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from lm_plugins.errors import InputTypeError, OptionError
+from lm_plugins.masking import LayerMasked
 from lm_plugins.removal.blur import Blur
 from lm_plugins.removal.colour import Colour, ImageMean, PixelColour, RandomColour
 from lm_plugins.removal.inpainting import Inpainting
@@ -27,11 +28,12 @@ REMOVALS: dict[str, Callable[[], Removal]] = {
 }
 
 
-def as_removal(removal: Removal | str | None) -> Removal:
+def as_removal(removal: Removal | LayerMasked | str | None) -> Removal:
     """The removal that an argument ``removal=`` means.
 
     Args:
-        removal: A removal, the name of one (a key of `REMOVALS`), or None for layer masking.
+        removal: A removal, the name of one (a key of `REMOVALS`), None for layer masking, or a `lm_plugins.LayerMasked`,
+            for layer masking with its options and its calibration.
 
     Returns:
         The removal.
@@ -47,6 +49,8 @@ def as_removal(removal: Removal | str | None) -> Removal:
     """
     if removal is None:
         return LayerMasking()
+    if isinstance(removal, LayerMasked):
+        return LayerMasking(removal.options, removal.verify, removal.calibration)
     if isinstance(removal, str):
         if removal not in REMOVALS:
             raise OptionError(f"no removal is called {removal!r}; there are {', '.join(REMOVALS)}.")

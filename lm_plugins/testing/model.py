@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lm_plugins.checks import as_visible, check_evaluation_mode, check_images
 from lm_plugins.errors import OptionError, UnsupportedOperatorError
-from lm_plugins.masking import MaskingOptions, coverage
+from lm_plugins.masking import Calibration, MaskingOptions, coverage
 from lm_plugins.testing.case import tensors
 from lm_plugins.testing.conformance import Kept, ModelConformance
 from lm_plugins.testing.continuity import continuity as continuity_laws
@@ -27,6 +27,7 @@ def check_model(
     tolerance: float | None = None,
     gradients: bool = True,
     continuity: float | None = 0.5,
+    calibration: Calibration | None = None,
 ) -> ModelConformance:
     """Check that a model keeps the laws of layer masking.
 
@@ -54,6 +55,7 @@ def check_model(
         gradients: Whether to check gradients, which takes the memory of a training step.
         continuity: How far hiding one pixel may move the output, as a share of how far hiding all of them does; from 0,
             up to 1. None leaves continuity unchecked.
+        calibration: Of the model; its options count then.
 
     Returns:
         The laws, and how each is kept.
@@ -73,7 +75,7 @@ def check_model(
         >>> found.is_bit_for_bit
         True
     """
-    options = MaskingOptions() if options is None else options
+    options = (MaskingOptions() if options is None else options) if calibration is None else calibration.options
     check_images(x, "check_model")
     check_evaluation_mode(model, "check_model")
     for name, share in (("tolerance", tolerance), ("continuity", continuity)):
@@ -83,7 +85,7 @@ def check_model(
         x = torch.cat([x, x])
         visible = visible if visible is None or visible.ndim < 3 else visible.expand(2, *visible.shape[1:])
     region = _masks(x) if visible is None else as_visible(visible, x)
-    judge = Judge(Subject(model, x, region, options), tolerance)
+    judge = Judge(Subject(model, x, region, options, calibration), tolerance)
     kept: dict[str, Kept] = {}
     with torch.no_grad():
         found = coverage(model, x[:1], options)

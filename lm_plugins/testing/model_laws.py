@@ -52,7 +52,8 @@ def _all_visible(subject: Subject) -> Iterator[Comparison | str]:
 
 
 def _hidden_pixels(subject: Subject) -> Iterator[Comparison | str]:
-    masked = LayerMasked(subject.model, subject.options, verify=False)  # that is a law of its own here
+    # That is a law of its own here.
+    masked = LayerMasked(subject.model, subject.options, verify=False, calibration=subject.calibration)
     for value in (0.0, 1e30, torch.inf, torch.nan):
         x = torch.where(subject.visible[:, None], subject.x, value)
         yield Comparison(f"with {value:g} in hidden pixels, ", masked(x, subject.visible), subject.masked)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm_plugins.masking import MaskingOptions, run_masked
+from lm_plugins.masking import Calibration, MaskingOptions, run_masked
 from lm_plugins.testing.case import tensors
 
 __all__ = ["Subject"]
@@ -25,16 +25,18 @@ class Subject:
         x: Images ``(N, C, H, W)``, N > 1.
         visible: Bool ``(N, H, W)``.
         options: The semantics.
+        calibration: Of the model.
     """
 
     model: nn.Module
     x: Tensor
     visible: Tensor
     options: MaskingOptions
+    calibration: Calibration | None = None
 
     def run(self, x: Tensor, visible: Tensor) -> Any:
         """Send images through the engine."""
-        return run_masked(self.model, x, visible, self.options)
+        return run_masked(self.model, x, visible, self.options, calibration=self.calibration)
 
     @cached_property
     def plain(self) -> Any:
@@ -48,7 +50,9 @@ class Subject:
 
     def converted(self, dtype: torch.dtype) -> "Subject":
         """The same of a copy of the model in another dtype; the model itself is not touched."""
-        return Subject(copy.deepcopy(self.model).to(dtype), self.x.to(dtype), self.visible, self.options)
+        model = copy.deepcopy(self.model).to(dtype)
+        calibration = None if self.calibration is None else self.calibration.folded(model, {})
+        return Subject(model, self.x.to(dtype), self.visible, self.options, calibration)
 
     def reduced(self) -> str | None:
         """The first operation of the plain model that computes in less than the dtype of the images, in words, or None."""

@@ -59,7 +59,7 @@ def net():
     groups=st.sampled_from([1, 2, 4]),
     bias=st.booleans(),
     density=st.sampled_from([0.0, 0.05, 0.3, 0.7]),
-    computed=st.sampled_from(["visible", "any"]),
+    computed=st.sampled_from(["visible", "next", "any"]),
     seed=st.integers(0, 99),
 )
 def test_zero_and_partial_are_convolutions_of_the_map_with_zeros(

@@ -61,7 +61,10 @@ def conv2d(
     rescaling = input.visibility.rescaling_for(window, torch.promote_types(input.dtype, torch.float32))
     values = F.conv2d(padded, weight, bias if rescaling is None else None, stride, padding, dilation, groups)
     result = MaskedActivation(values, input.visibility.after_convolution(window, halo), input.dims)
-    return result if rescaling is None else _rescaled(result, rescaling, bias)
+    result = result if rescaling is None else _rescaled(result, rescaling, bias)
+    # A layer that mixes the channels comes after a depthwise one: one correction does for both.
+    is_depthwise = 1 < groups == int(input.shape[1])
+    return result if is_depthwise or input.dims == FOLDED else input.run.calibrated(result, weight)
 
 
 def _rescaled(sums: MaskedActivation, rescaling: Tensor, bias: Tensor | None) -> MaskedActivation:
@@ -98,7 +101,8 @@ def conv_transpose2d(
     side = window.reach + 1
     padded = input.padded_for(Window((side, side), (1, 1), (0, 0, 0, 0), (1, 1)))
     values = F.conv_transpose2d(padded, weight, bias, stride, padding, output_padding, groups, dilation)
-    return MaskedActivation(values, input.visibility.after_transposed(window))
+    result = MaskedActivation(values, input.visibility.after_transposed(window))
+    return input.run.calibrated(result, weight)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=4096)

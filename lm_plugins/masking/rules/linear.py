@@ -22,7 +22,7 @@ def linear(input: Carrier, weight: Tensor, bias: Tensor | None = None) -> Any:
     # Of weights without gradients and values in another order, torch makes a product for each image: several times as slow.
     is_reordered = isinstance(input, MaskedTokens) and (input.is_dropped or not input.is_full)
     values = input.values.contiguous() if is_reordered else input.values
-    return input.like(F.linear(values, weight, bias)).simplified()
+    return input.run.calibrated(input.like(F.linear(values, weight, bias)).simplified(), weight)
 
 
 @register_rule(F.conv2d, tokens=True)
@@ -48,4 +48,5 @@ def conv2d_of_tokens(
     )
     if not is_pointwise:
         raise UnsupportedOperatorError(f"torch.nn.functional.conv2d of {input!r}, which is no map in order")
-    return channels.like(F.conv2d(channels.values, weight, bias, stride, padding, dilation, groups))
+    result = channels.like(F.conv2d(channels.values, weight, bias, stride, padding, dilation, groups))
+    return result if groups > 1 else result.run.calibrated(result, weight)
