@@ -2,9 +2,11 @@
 
 import csv
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -35,9 +37,11 @@ class Subject:
 
 
 def load(name: str) -> Subject:
-    """Load ``lite0``, ``lite1``, ``lite2``, ``torchvision:NAME@WEIGHTS`` or ``cifar:DEPTH:CHECKPOINT``.
+    """Load ``lite0``, ``lite1``, ``lite2``, ``torchvision:NAME@WEIGHTS``, ``cifar:DEPTH:CHECKPOINT`` or ``loader:FILE?...``.
 
     WEIGHTS is a name of torchvision's or a file with a state dict, which gets the images that torchvision's default has.
+    FILE is Python code with a function ``load``; ``?args=WEIGHTS,1.0&resize=256&size=224&mean=0.5&std=0.5`` says what it is
+    called with and how images are prepared (``mean`` and ``std`` for one channel or three; without ``size`` as they are).
     """
     kind, _, rest = name.partition(":")
     if kind in ("lite0", "lite1", "lite2"):
@@ -47,7 +51,11 @@ def load(name: str) -> Subject:
     if kind == "cifar":
         depth, _, checkpoint = rest.partition(":")
         return _cifar(int(depth), Path(checkpoint))
-    raise SystemExit(f"unknown model {name!r}: lite0, lite1, lite2, torchvision:NAME@WEIGHTS or cifar:DEPTH:CHECKPOINT")
+    if kind == "loader":
+        return _loaded(rest)
+    raise SystemExit(
+        f"unknown model {name!r}: lite0, lite1, lite2, torchvision:NAME@WEIGHTS, cifar:DEPTH:CHECKPOINT or loader:FILE?..."
+    )
 
 
 def _normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -60,6 +68,24 @@ def _cropped(image: Image.Image, resize: int, size: int) -> Image.Image:
     image = image.convert("RGB").resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def _loaded(rest: str) -> Subject:
+    file, _, query = rest.partition("?")
+    asked = dict(parse_qsl(query))
+    specification = importlib.util.spec_from_file_location(f"loader_{Path(file).parent.name}", file)
+    code = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(code)
+    given = asked.get("args", "").split(",")
+    model = code.load(given[0], *(float(one) if "." in one else int(one) for one in given[1:]))
+    mean, std = (tuple(float(one) for one in asked[name].split(",")) for name in ("mean", "std"))
+    mean, std = (one * 3 if len(one) == 1 else one for one in (mean, std))
+
+    def preprocess(image: Image.Image) -> Tensor:
+        image = _cropped(image, int(asked["resize"]), int(asked["size"])) if "size" in asked else image.convert("RGB")
+        return _normalised(image, mean, std)
+
+    return Subject(Path(file).parent.name, model.eval(), preprocess, mean, std)
 
 
 def _lite(variant: int) -> Subject:

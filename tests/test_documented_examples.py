@@ -27,7 +27,10 @@ class Classifier(nn.Module):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_of_a_page_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_of_a_page_run(
+    page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = page.read_text()
     visible = torch.ones(224, 224, dtype=torch.bool)
     visible[:64] = False
@@ -38,6 +41,7 @@ def test_examples_of_a_page_run(page: Path, capsys: pytest.CaptureFixture[str]) 
         "visible": visible,
         "image": image,
         "images": image[None] / np.float32(255),
+        "photographs": torch.rand(20, 3, 224, 224),
         "preprocess": lambda image: torch.from_numpy(image).movedim(-1, 0) / 255,
     }
     exec("import torch\nimport lm_plugins as lm", namespace)

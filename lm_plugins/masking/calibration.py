@@ -284,7 +284,9 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise MissingDependencyError("a calibration is saved with safetensors: pip install safetensors.") from error
+        raise MissingDependencyError(
+            "a calibration is saved with safetensors: pip install 'lm_plugins[calibration]'."
+        ) from error
 
     class _Both:
         save_file = staticmethod(safetensors.torch.save_file)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_plugins.errors import CalibrationError, UnsupportedOperatorError
+from lm_plugins.errors import CalibrationError
 from lm_plugins.masking.activation import MaskedActivation
 from lm_plugins.masking.carrier import Carrier
 from lm_plugins.masking.halo import are_saves_hooked
@@ -82,8 +82,8 @@ class MomentMatching:
         """The output of a layer with this weight, corrected.
 
         Raises:
-            CalibrationError: The model takes another way than the one that was calibrated.
-            UnsupportedOperatorError: A checkpoint computes a layer again that has its weight from elsewhere, or not alone.
+            CalibrationError: The model takes another way than the one that was calibrated, or a checkpoint computes a layer
+                again that shares its weight with others.
         """
         if not isinstance(result, Carrier):
             return result
@@ -100,9 +100,9 @@ class MomentMatching:
         name = self._names.get(id(weight), "")
         found = [i for i, one in enumerate(self._corrections) if one is not None and one.weight == name]
         if len(found) > 1:
-            raise UnsupportedOperatorError(
-                f"a calibrated model of which a checkpoint computes {name or 'layers without a name'} again, in the backward "
-                "pass: explain it without checkpoints, or without a calibration"
+            raise CalibrationError(
+                f"a checkpoint computes {name or 'unnamed layers'} again in the backward pass, and nothing tells which of "
+                f"{len(found)} corrections belongs there: explain it without checkpoints, or without a calibration."
             )
         return found[0] if found else None
 

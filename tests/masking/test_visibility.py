@@ -32,6 +32,19 @@ def test_coverage_keeps_the_visible_region_while_the_computed_one_grows():
     assert twice.computed is after.computed.any_in(CONV)
 
 
+def test_what_is_computed_reaches_the_next_convolution_only():
+    given = visibility(MaskingOptions())
+    once = given.after_convolution(CONV)
+    assert once.computed is given.visible.any_in(CONV)
+    assert once.after_convolution(POINTWISE).computed is once.computed
+    twice = once.after_convolution(CONV)
+    assert twice.computed is twice.visible is given.visible
+    assert twice.after_convolution(CONV).computed is once.computed
+    # The second convolution reads what the first one computed: a ring less has to be padded.
+    assert once.padding_for(CONV)[0] is once.neighbour_plan(once.computed)
+    assert once.padding_for(CONV)[1] == 1
+
+
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_coverage_is_the_threshold(threshold):
     given = visibility(MaskingOptions(visible="coverage", coverage=threshold))
