@@ -18,8 +18,10 @@ MODULES = [
 
 CONTRACT = {
     "MASKED",
+    "Calibration",
     "LayerMasked",
     "MaskingOptions",
+    "calibrate",
     "coverage",
     "errors",
     "override_rule",

@@ -15,6 +15,9 @@ from lm_plugins.masking import Run, Visibility, run_masked
 from lm_plugins.masking.halo import Halo, HaloLeftOutError, run_with_halo
 from tests.masking import samples
 
+# Under the default, a second convolution in a row computes no halo that could be left out.
+ANY = lm.MaskingOptions(computed="any")
+
 
 class Residual(nn.Module):
     """Two convolutions and an addition: the halo of the first is looked at, that of the second is not."""
@@ -84,19 +87,27 @@ def padded_positions(call):
 
 def test_a_later_run_leaves_out_what_the_first_did_not_look_at():
     model, (x, visible) = residual_net(), images()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     with torch.no_grad():
-        everything = padded_positions(lambda: run_masked(model, x, visible, lm.MaskingOptions()))
+        everything = padded_positions(lambda: run_masked(model, x, visible, ANY))
         assert padded_positions(lambda: masked(x, visible)) == everything
         for _ in range(2):
             assert padded_positions(lambda: masked(x, visible)) < 0.9 * everything
 
 
+def test_by_default_the_second_convolution_of_a_block_pads_half_a_kernel_from_the_start():
+    model, (x, visible) = residual_net(), images()
+    with torch.no_grad():
+        masked = lm.LayerMasked(model)
+        first, later = (padded_positions(lambda: masked(x, visible)) for _ in range(2))
+        assert first == later < padded_positions(lambda: run_masked(model, x, visible, ANY))
+
+
 @pytest.mark.parametrize("with_gradients", [True, False])
 def test_what_is_left_out_changes_nothing(with_gradients):
     model, (x, visible) = residual_net(), images()
-    masked = lm.LayerMasked(model)
-    expected = run_masked(model, x, visible, lm.MaskingOptions())
+    masked = lm.LayerMasked(model, ANY)
+    expected = run_masked(model, x, visible, ANY)
     with torch.set_grad_enabled(with_gradients):
         for _ in range(3):
             given = x.clone().requires_grad_(with_gradients)
@@ -104,13 +115,13 @@ def test_what_is_left_out_changes_nothing(with_gradients):
     if with_gradients:
         masked(given, visible).sum().backward()
         sparing, given.grad = given.grad, None
-        run_masked(model, given, visible, lm.MaskingOptions()).sum().backward()
+        run_masked(model, given, visible, ANY).sum().backward()
         torch.testing.assert_close(sparing, given.grad, rtol=1e-10, atol=1e-12)
 
 
 def test_hidden_pixels_cannot_matter_in_a_sparing_run():
     model, (x, visible) = residual_net(), images()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     with torch.no_grad():
         masked(x, visible)
         expected = masked(x, visible)
@@ -121,22 +132,22 @@ def test_hidden_pixels_cannot_matter_in_a_sparing_run():
 def test_a_map_that_is_returned_has_its_halo():
     torch.manual_seed(0)
     model, (x, visible) = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Residual().first).double().eval(), images()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     with torch.no_grad():
         first = masked(x, visible)
         assert torch.equal(masked(x, visible), first)
-    assert torch.equal(run_masked(model, x, visible, lm.MaskingOptions()), first)
+    assert torch.equal(run_masked(model, x, visible, ANY), first)
 
 
 @pytest.mark.parametrize("swallow", [False, True])
 def test_a_branch_that_looks_at_what_was_left_out_is_noticed(swallow):
     torch.manual_seed(0)
     model, (x, visible) = Branching(swallow).double().eval(), images()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     with torch.no_grad():
         for is_long in (False, False, True, True, False):
             model.is_long = is_long
-            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            expected = run_masked(model, x, visible, ANY)
             torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -147,11 +158,11 @@ def test_a_run_that_is_made_again_starts_from_the_same_pixels():
 
     torch.manual_seed(0)
     model, (x, visible) = InPlace().double().eval(), images()
-    masked, before = lm.LayerMasked(model), x.clone()
+    masked, before = lm.LayerMasked(model, ANY), x.clone()
     with torch.no_grad():
         for is_long in (False, True):
             model.is_long = is_long
-            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            expected = run_masked(model, x, visible, ANY)
             torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(x, before)
 
@@ -175,12 +186,12 @@ def test_an_error_of_the_model_is_its_own_and_not_tried_again():
 
 def test_another_image_size_and_other_masks_share_what_was_learned():
     model = residual_net()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     with torch.no_grad():
         masked(*images())
         for n, size in ((1, 48), (3, 40), (2, 32)):
             x, visible = images(n, size)
-            expected = run_masked(model, x, visible, lm.MaskingOptions())
+            expected = run_masked(model, x, visible, ANY)
             torch.testing.assert_close(masked(x, visible), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -204,11 +215,11 @@ def test_a_checkpoint_computes_again_what_was_computed():
             return checkpoint(self.body, x, use_reentrant=False)
 
     model, (x, visible) = Checkpointed().eval(), images()
-    masked = lm.LayerMasked(model)
+    masked = lm.LayerMasked(model, ANY)
     for _ in range(3):
         given, same = x.clone().requires_grad_(), x.clone().requires_grad_()
         masked(given, visible).square().sum().backward()
-        run_masked(model.body, same, visible, lm.MaskingOptions()).square().sum().backward()
+        run_masked(model.body, same, visible, ANY).square().sum().backward()
         torch.testing.assert_close(given.grad, same.grad, rtol=1e-9, atol=1e-12)
 
 
@@ -257,7 +268,7 @@ def test_a_checkpoint_need_not_know_a_convolution_by_its_weight(network):
     for with_gradients in (True, False, True, True):
         with torch.set_grad_enabled(with_gradients):
             given, same = x.clone().requires_grad_(with_gradients), x.clone().requires_grad_(with_gradients)
-            output, expected = masked(given, visible), run_masked(plain, same, visible, lm.MaskingOptions())
+            output, expected = masked(given, visible), run_masked(plain, same, visible, ANY)
             torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-12)
         if with_gradients:
             output.square().sum().backward()
@@ -267,8 +278,8 @@ def test_a_checkpoint_need_not_know_a_convolution_by_its_weight(network):
 
 def test_threads_share_one_masked_model():
     model, (x, visible) = residual_net(), images()
-    masked, results = lm.LayerMasked(model), []
-    expected = run_masked(model, x, visible, lm.MaskingOptions())
+    masked, results = lm.LayerMasked(model, ANY), []
+    expected = run_masked(model, x, visible, ANY)
 
     def work():
         with torch.no_grad():
@@ -297,9 +308,7 @@ def test_a_region_reports_whoever_looks_at_it():
 
     def looking(halo):
         number = halo.next()
-        visibility = Visibility(
-            region, lambda: made.append("made") or region, Run(lm.MaskingOptions(), halo), halo=number
-        )
+        visibility = Visibility(region, lambda: made.append("made") or region, Run(ANY, halo), halo=number)
         assert not made or halo.leaves_out(number)
         assert visibility.computed is visibility.computed is region
         return halo
