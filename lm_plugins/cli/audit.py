@@ -17,8 +17,18 @@ from lm_plugins.cli.loading_images import ImageFiles, find_images
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.object_masks import read_object_masks
 from lm_plugins.cli.output import examples, note, plain, print_json, say, writable_folder
-from lm_plugins.cli.parameters import NUMBERS, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
+from lm_plugins.cli.parameters import (
+    NUMBERS,
+    REMOVAL_NAMES,
+    SEED,
+    Names,
+    built_removals,
+    calibration_option,
+    loaded,
+    model_options,
+)
 from lm_plugins.errors import OptionError
+from lm_plugins.masking import Calibration
 
 __all__ = ["audit"]
 
@@ -71,6 +81,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="See `lm-plugins removals`; all for every one.",
 )
+@calibration_option
 @click.option(
     "--features",
     type=Names("kind of features", ("patches", "superpixels")),
@@ -156,8 +167,13 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         _check_settings(folder / "settings.json")
     model, preprocessing = loaded(options)
     module, output = with_field(model.module, options["output"])
-    removals = built_removals(options["removals"], preprocessing)
+    calibration = None if options["calibration"] is None else Calibration.load(options["calibration"])
+    if calibration is not None:
+        calibration.check_model(module)
+    removals = built_removals(options["removals"], preprocessing, calibration)
     images = find_images([options["images"]], preprocessing, options["limit"], options["seed"])
+    if calibration is not None:
+        images = _not_fitted_on(images, calibration)
     if images.skipped:
         note(images.report())
     labels = None
@@ -198,6 +214,18 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     extra = {"examples": [one.as_dict() for one in examples], "skipped": images.skipped}
     written(folder / "examples.json", lambda path: path.write_text(json.dumps(extra), encoding="utf-8"))
     return result, extra
+
+
+def _not_fitted_on(images: ImageFiles, calibration: Calibration) -> ImageFiles:
+    """The images that a calibration has not seen: what was fitted on an image is not to be judged by it."""
+    kept = images.without(calibration.settings.get("files", []))
+    if not len(kept):
+        raise OptionError(
+            f"the calibration was fitted on all {len(images)} images of the audit. Audit others, or fit it on a part of them."
+        )
+    if len(kept) < len(images):
+        note(f"left out {len(images) - len(kept)} images that the calibration was fitted on")
+    return kept
 
 
 def _provenance(options: dict[str, Any], model: LoadedModel, images: ImageFiles) -> dict[str, Any]:

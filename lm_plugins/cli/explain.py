@@ -14,8 +14,18 @@ from lm_plugins.cli.explaining import explained_image, write_arrays, write_figur
 from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.output import examples, note, print_json, say, writable_folder
-from lm_plugins.cli.parameters import FEATURES, REMOVAL_NAMES, SEED, Names, built_removals, loaded, model_options
+from lm_plugins.cli.parameters import (
+    FEATURES,
+    REMOVAL_NAMES,
+    SEED,
+    Names,
+    built_removals,
+    calibration_option,
+    loaded,
+    model_options,
+)
 from lm_plugins.errors import ImageFileError, MissingDependencyError, OptionError
+from lm_plugins.masking import Calibration
 from lm_plugins.progress import progress
 
 __all__ = ["explain"]
@@ -37,6 +47,7 @@ SHOWN = 100
 @click.option("--method", default="occlusion", show_default=True, help="See `lm-plugins methods`.")
 @click.option("--removal", default="layer_masking", show_default=True, help="See `lm-plugins removals`.")
 @click.option("--compare", type=REMOVAL_NAMES, help="Several removals side by side, in place of --removal.")
+@calibration_option
 @click.option("--target", type=click.IntRange(0), help="The class to explain; by default the one that the model says.")
 @click.option("--features", type=FEATURES, help="What is removed together; each method has its own default.")
 @output_option
@@ -81,7 +92,12 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     asked = options["output"]
     module, options["output"] = with_field(model.module, asked)
     model = replace(model, module=module)
-    built = built_removals(removals, preprocessing)
+    calibration = None if options["calibration"] is None else Calibration.load(options["calibration"])
+    if calibration is not None:
+        calibration.check_model(model.module)
+        # Without a comparison, it takes the place of the default.
+        removals = removals if options["compare"] or removals != ("layer_masking",) else ()
+    built = built_removals(removals, preprocessing, calibration)
     found = find_images(images, preprocessing, check=False)
     explained: list[Any] = []
     records: list[dict[str, Any]] = []

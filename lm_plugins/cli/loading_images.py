@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -58,6 +58,15 @@ class ImageFiles(Sequence[Tensor]):
             total.update(name.encode(errors="surrogateescape") + b"\0")
             total.update(hashlib.sha256(file.read_bytes()).digest())
         return total.hexdigest()
+
+    def digests(self) -> list[str]:
+        """SHA-256 of the content of each file, in 16 letters."""
+        return [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in self.files]
+
+    def without(self, digests: Sequence[str]) -> "ImageFiles":
+        """The images whose `digests` are not among these."""
+        kept = [i for i, one in enumerate(self.digests()) if one not in set(digests)]
+        return replace(self, files=tuple(self.files[i] for i in kept), names=tuple(self.names[i] for i in kept))
 
     def skip(self, index: int, error: ImageFileError) -> None:
         """Note that an image cannot be read."""

@@ -14,10 +14,12 @@ from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
 from lm_plugins.errors import OptionError
 from lm_plugins.features import Features
-from lm_plugins.removal import REMOVALS, PixelColour, Removal, as_removal
+from lm_plugins.masking import Calibration
+from lm_plugins.removal import REMOVALS, LayerMasking, PixelColour, Removal, as_removal
 
 __all__ = [
-    "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Names", "built_removals", "loaded", "model_options",
+    "CALIBRATED", "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Names", "built_removals", "calibration_option", "loaded",
+    "model_options",
 ]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -94,6 +96,19 @@ NUMBERS = _Numbers()
 FEATURES = _Features()
 
 
+#: The name of layer masking with the calibration of ``--calibration``.
+CALIBRATED = "layer_masking_calibrated"
+
+
+def calibration_option(command: Command) -> Command:
+    """The option that adds calibrated layer masking to the removals; `built_removals` takes its value."""
+    return click.option(
+        "--calibration",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"A file of `lm-plugins calibrate`: adds the removal {CALIBRATED}.",
+    )(command)
+
+
 def model_options(command: Command) -> Command:
     """The options that choose a model and prepare its images; `loaded` takes their values."""
     options = (
@@ -142,17 +157,22 @@ def loaded(options: dict[str, Any], pretrained: bool = True) -> tuple[LoadedMode
     return model, preprocessing
 
 
-def built_removals(names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Removal]:
+def built_removals(
+    names: Sequence[str], preprocessing: Preprocessing, calibration: Calibration | None = None
+) -> dict[str, Removal]:
     """Removals by name, for images of a preprocessing.
 
     Args:
         names: Keys of `lm_plugins.removal.REMOVALS`.
         preprocessing: Its normalisation says where black and white are.
+        calibration: Adds calibrated layer masking.
 
     Returns:
         The removals.
     """
     built = {name: as_removal(name) for name in names}
+    if calibration is not None:
+        built[CALIBRATED] = LayerMasking(calibration=calibration)
     return {
         name: replace(one, mean=preprocessing.mean, std=preprocessing.std) if isinstance(one, PixelColour) else one
         for name, one in built.items()

@@ -9,6 +9,7 @@ import click
 
 import lm_plugins
 from lm_plugins.cli.audit import audit
+from lm_plugins.cli.calibrate import calibrate
 from lm_plugins.cli.coverage import coverage
 from lm_plugins.cli.exit_codes import ExitCode, is_out_of_memory
 from lm_plugins.cli.explain import explain
@@ -55,7 +56,7 @@ def program() -> None:
     """Find out which way to remove pixels you can trust, and explain images with it."""
 
 
-for command in (audit, explain, models, methods, removals, coverage):
+for command in (audit, explain, calibrate, models, methods, removals, coverage):
     program.add_command(command)
 
 
