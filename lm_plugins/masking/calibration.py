@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -212,24 +212,32 @@ class Calibration:
             )
         return self.options
 
-    def check_model(self, model: nn.Module) -> None:
-        """Check that it belongs to `model`, which may also be a part of the module that it was fitted on, or hold it.
+    def check_model(self, model: nn.Module) -> str:
+        """Check that it belongs to `model`, or to a part of it.
+
+        Args:
+            model: The model, or a module that wraps it.
+
+        Returns:
+            What stands before the names of its weights in `model`: empty, or such as ``"model."``.
 
         Raises:
-            CalibrationError: It does not; the message names what differs.
+            CalibrationError: It does not belong to it; the message names what differs.
         """
         found = digests_of(model)
-        differing = _differing(self.weights, found)
-        if differing is not None:
-            raise CalibrationError(
-                f"this calibration belongs to another model, or the model has changed since: {differing}. Calibrate it "
-                "again with lm.calibrate."
-            )
-
-    def prefix_in(self, names: Iterable[str]) -> str:
-        """What stands before its names of weights in a module that holds the calibrated one."""
         first = next(iter(self.weights), "")
-        return next((name[: -len(first)] for name in names if first and name.endswith(first)), "")
+        prefixes = [name[: -len(first)] for name in found if first and name.endswith(f".{first}")]
+        prefixes = ["", *(one for one in prefixes if one.endswith("."))]
+        differences = [_difference(self.weights, found, one) for one in prefixes]
+        for prefix, difference in zip(prefixes, differences, strict=True):
+            if difference is None:
+                return prefix
+        # Of a part that has all the weights, their values say most.
+        told = next((one for one in differences if one and "differ" in one), differences[0])
+        raise CalibrationError(
+            f"this calibration belongs to another model, or the model has changed since: {told}. Calibrate it again with "
+            "lm.calibrate."
+        )
 
     def matching(self, visible: Tensor, names: Mapping[int, str]) -> MomentMatching:
         """Its corrections for one run.
@@ -272,21 +280,18 @@ def digests_of(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _differing(expected: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """What tells two models apart, in words; None if one holds the other under some prefix."""
-    best: str | None = None
-    first = next(iter(expected), "")
-    prefixes = {name[: -len(first)] for name in found if first and name.endswith(first)} or {""}
-    for prefix in sorted(prefixes, key=len):
-        missing = [name for name in expected if prefix + name not in found]
-        if missing:
-            best = best or f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-            continue
-        changed = [name for name, digest in expected.items() if found[prefix + name] != digest]
-        if not changed:
-            return None
-        best = f"{changed[0]}" + (f" and {len(changed) - 1} more" if changed[1:] else "") + " differ in shape or values"
-    return best
+def _difference(expected: Mapping[str, str], found: Mapping[str, str], prefix: str) -> str | None:
+    """What tells two models apart, in words; None if nothing does."""
+    for names, verb in (
+        ([name for name in expected if prefix + name not in found], "it has no"),
+        (
+            [name for name, digest in expected.items() if found.get(prefix + name) != digest],
+            "shape or values differ of",
+        ),
+    ):
+        if names:
+            return f"{verb} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+    return None
 
 
 def _safetensors() -> Any:

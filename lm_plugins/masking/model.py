@@ -226,10 +226,9 @@ class LayerMasked(nn.Module):
         Raises:
             CalibrationError: They are others than those that it was fitted to.
         """
-        calibration.check_model(self.model)
+        prefix = calibration.check_model(self.model)
         named = dict(self.model.named_parameters())
         versions = [(one, _version(one)) for one in (*named.values(), *self.model.buffers())]
-        prefix = calibration.prefix_in(named)
         self._watched = _Watched(versions, {id(one): name.removeprefix(prefix) for name, one in named.items()})
 
     def _weights_are_same(self) -> bool:

@@ -249,7 +249,7 @@ def test_files_that_hold_none_are_refused(calibrated, tmp_path):
 
 
 def test_another_model_is_refused(calibrated):
-    with pytest.raises(CalibrationError, match=r"0\.weight and .* more differ"):
+    with pytest.raises(CalibrationError, match=r"differ of 0\.weight and .* more"):
         lm.LayerMasked(network(seed=1), calibration=calibrated.calibration)
     with pytest.raises(CalibrationError, match="it has no"):
         lm.LayerMasked(torchvision.models.squeezenet1_1().eval(), calibration=calibrated.calibration)
@@ -264,11 +264,11 @@ def test_a_model_that_changed_is_refused():
     masked(x, visible)
     with torch.no_grad():
         model[5].weight.mul_(1.5)
-    with pytest.raises(CalibrationError, match=r"5\.weight differ"):
+    with pytest.raises(CalibrationError, match=r"differ of 5\.weight\."):
         masked(x, visible)
     masked(x, torch.ones(SIZE, SIZE))  # of a whole image, the calibration says nothing
     model[5] = nn.Conv2d(8, 12, 1)
-    with pytest.raises(CalibrationError, match=r"5\.weight and 1 more differ"):
+    with pytest.raises(CalibrationError, match=r"differ of 5\.weight and 1 more"):
         masked(x, visible)
 
 
@@ -337,6 +337,25 @@ def test_a_model_inside_another_is_known(calibrated):
     x, visible = images(2, seed=3), masks(2)
     with torch.inference_mode():
         torch.testing.assert_close(masked(x, visible), calibrated(x, visible).softmax(1), rtol=0, atol=0)
+
+
+def test_a_part_that_is_not_the_first_is_known_and_what_comes_before_it_is_refused(calibrated):
+    class Wrapped(nn.Module):
+        def __init__(self, with_layer):
+            super().__init__()
+            self.before = nn.Sequential(nn.Conv2d(3, 3, 1))
+            self.body, self.with_layer = network(), with_layer
+
+        def forward(self, x):
+            return self.body(self.before(x) if self.with_layer else x)
+
+    x, visible = images(2, seed=3), masks(2)
+    with torch.inference_mode():
+        masked = lm.LayerMasked(Wrapped(False).eval(), calibration=calibrated.calibration)
+        assert torch.equal(masked(x, visible), calibrated(x, visible))
+        masked = lm.LayerMasked(Wrapped(True).eval(), calibration=calibrated.calibration)
+        with pytest.raises(CalibrationError, match=r"another way .* layer 1 is before\.0\.weight"):
+            masked(x, visible)
 
 
 # ---- bad images -----------------------------------------------------------------------------------------------------
