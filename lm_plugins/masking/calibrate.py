@@ -108,8 +108,8 @@ def calibrate(
             visible = [torch.ones(len(x), *size, dtype=torch.bool, device=x.device)]
             visible += [mixture(len(x), size, random).to(x.device) for _ in range(masks)]
             with torch.no_grad():
-                if not measured:  # nothing is believed unchecked
-                    masked(x[:1], visible[1][:1])
+                if not measured:  # nothing is believed unchecked, and of whole images nothing is checked
+                    masked(x[:1], visible[0][:1].index_fill(2, torch.tensor([0], device=x.device), False))
                 every = torch.cat(visible)
                 fit = MomentFit(moments, len(x), hidden_share(every), names)
                 send(

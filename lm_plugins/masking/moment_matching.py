@@ -257,13 +257,18 @@ class MomentFit(MomentMatching):
         self._whole = whole
 
     def _corrected(self, index: int, result: Carrier, weight: Tensor) -> Any:
-        layout = _layout(result, len(self._hidden))
+        layout, name = _layout(result, len(self._hidden)), self._names.get(id(weight), "")
         if index == len(self._moments):
-            self._moments.append(None if layout is None else Moments(self._names.get(id(weight), "")))
+            self._moments.append(None if layout is None else Moments(name))
         moments = self._moments[index]
         if moments is None or layout is None:
             self._moments[index] = None
             return result
+        if moments.weight != name:
+            raise CalibrationError(
+                f"the model takes different ways for different images: layer {index + 1} is {moments.weight or 'unnamed'} "
+                f"for the first and {name or 'unnamed'} for later ones. It cannot be calibrated."
+            )
         mean, square, counted = layout.moments(result)
         shares, m = self._shares(layout), self._whole
         moments.add((mean[:m], square[:m]), (mean[m:], square[m:]), shares[m:], counted[m:])

@@ -297,6 +297,20 @@ def test_another_way_through_the_model_is_refused():
         masked(images(2), masks(2))
 
 
+def test_a_model_of_several_ways_is_refused():
+    class Brightness(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dark, self.bright, self.calls = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return (self.dark if self.calls < 5 else self.bright)(x).mean((2, 3))
+
+    with pytest.raises(CalibrationError, match="different ways for different images: layer 1 is dark"):
+        lm.calibrate(Brightness().eval(), images())
+
+
 class Checkpointed(nn.Module):
     def __init__(self, checkpoints, times=1):
         super().__init__()
