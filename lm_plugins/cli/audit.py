@@ -25,6 +25,7 @@ from lm_plugins.cli.parameters import (
     built_removals,
     calibration_option,
     loaded,
+    loaded_calibration,
     model_options,
 )
 from lm_plugins.errors import OptionError
@@ -167,9 +168,7 @@ def _run(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         _check_settings(folder / "settings.json")
     model, preprocessing = loaded(options)
     module, output = with_field(model.module, options["output"])
-    calibration = None if options["calibration"] is None else Calibration.load(options["calibration"])
-    if calibration is not None:
-        calibration.check_model(module)
+    calibration = loaded_calibration(options, module)
     removals = built_removals(options["removals"], preprocessing, calibration)
     images = find_images([options["images"]], preprocessing, options["limit"], options["seed"])
     if calibration is not None:

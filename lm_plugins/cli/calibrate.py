@@ -4,7 +4,7 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -12,6 +12,7 @@ import lm_plugins
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.output import examples, note, print_json, say
 from lm_plugins.cli.parameters import SEED, loaded, model_options
+from lm_plugins.masking import Calibration
 
 __all__ = ["calibrate"]
 
@@ -56,8 +57,7 @@ def calibrate(images: Path, out: Path, as_json: bool, **options: Any) -> None:
             **{name: options[name] for name in ("masks", "batch_size", "seed")},
             show_progress=True,
         )
-    calibration = masked.calibration
-    assert calibration is not None
+    calibration = cast(Calibration, masked.calibration)
     # An audit leaves these out: what was fitted on them is not to be judged by them.
     calibration = replace(calibration, settings={**calibration.settings, "files": found.digests()})
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,10 @@ from lm_plugins.cli.parameters import (
     built_removals,
     calibration_option,
     loaded,
+    loaded_calibration,
     model_options,
 )
 from lm_plugins.errors import ImageFileError, MissingDependencyError, OptionError
-from lm_plugins.masking import Calibration
 from lm_plugins.progress import progress
 
 __all__ = ["explain"]
@@ -92,9 +92,8 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     asked = options["output"]
     module, options["output"] = with_field(model.module, asked)
     model = replace(model, module=module)
-    calibration = None if options["calibration"] is None else Calibration.load(options["calibration"])
+    calibration = loaded_calibration(options, model.module)
     if calibration is not None:
-        calibration.check_model(model.module)
         # Without a comparison, it takes the place of the default.
         removals = removals if options["compare"] or removals != ("layer_masking",) else ()
     built = built_removals(removals, preprocessing, calibration)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 import torch
+from torch import nn
 
 from lm_plugins.cli.loading_models import DEFAULT_MODEL, LoadedModel, load_model
 from lm_plugins.cli.preprocessing import INTERPOLATIONS, Preprocessing
@@ -19,7 +20,7 @@ from lm_plugins.removal import REMOVALS, LayerMasking, PixelColour, Removal, as_
 
 __all__ = [
     "CALIBRATED", "FEATURES", "NUMBERS", "REMOVAL_NAMES", "SEED", "Names", "built_removals", "calibration_option", "loaded",
-    "model_options",
+    "loaded_calibration", "model_options",
 ]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -107,6 +108,26 @@ def calibration_option(command: Command) -> Command:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help=f"A file of `lm-plugins calibrate`: adds the removal {CALIBRATED}.",
     )(command)
+
+
+def loaded_calibration(options: dict[str, Any], module: nn.Module) -> Calibration | None:
+    """The calibration that `calibration_option` names, if it names one.
+
+    Args:
+        options: Values of all options of the command.
+        module: The model.
+
+    Returns:
+        The calibration, or None.
+
+    Raises:
+        CalibrationError: The file holds none, or one of another model.
+    """
+    if options["calibration"] is None:
+        return None
+    calibration = Calibration.load(options["calibration"])
+    calibration.check_model(module)
+    return calibration
 
 
 def model_options(command: Command) -> Command:

@@ -149,7 +149,9 @@ class Calibration:
             "images": asdict(self.images),
             "settings": dict(self.settings),
         }
-        written(Path(path), lambda file: safetensors.save_file(tensors, str(file), {"calibration": json.dumps(about)}))
+        written(
+            Path(path), lambda file: safetensors.torch.save_file(tensors, str(file), {"calibration": json.dumps(about)})
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -301,9 +303,4 @@ def _safetensors() -> Any:
         raise MissingDependencyError(
             "a calibration is saved with safetensors: pip install 'lm_plugins[calibration]'."
         ) from error
-
-    class _Both:
-        save_file = staticmethod(safetensors.torch.save_file)
-        safe_open = staticmethod(safetensors.safe_open)
-
-    return _Both
+    return safetensors

@@ -59,8 +59,10 @@ def run_masked(
     """
     check_python(model)
     check_evaluation_mode(model, "layer masking")
-    names = {id(one): name for name, one in model.named_parameters()}
-    run = Run(options) if calibration is None else Run(options, calibrated=calibration.matching(visible, names))
+    run = Run(options)
+    if calibration is not None:
+        names = {id(one): name for name, one in model.named_parameters()}
+        run.calibrated = calibration.matching(visible, names)
     return send(model, x, visible, run, Arguments(further))
 
 
