@@ -77,8 +77,8 @@ def calibrate(
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)).eval()
         >>> masked = lm.calibrate(lm.LayerMasked(model), torch.rand(20, 3, 16, 16))
-        >>> masked.calibration
-        Calibration(1 layers, 20 images, ...)
+        >>> masked.calibration.images.count
+        20
 
     References:
         Moment matching as in Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation" (2016), but for
