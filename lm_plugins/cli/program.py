@@ -18,6 +18,7 @@ from lm_plugins.cli.models import models
 from lm_plugins.cli.output import as_options, examples, note, warnings_noted
 from lm_plugins.cli.removals import removals
 from lm_plugins.cli.termination import Terminated, termination_raised
+from lm_plugins.cli.train import train
 from lm_plugins.errors import (
     ImageFileError,
     LabelFileError,
@@ -56,7 +57,7 @@ def program() -> None:
     """Find out which way to remove pixels you can trust, and explain images with it."""
 
 
-for command in (audit, explain, calibrate, models, methods, removals, coverage):
+for command in (audit, explain, calibrate, train, models, methods, removals, coverage):
     program.add_command(command)
 
 
