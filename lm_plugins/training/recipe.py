@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
@@ -28,6 +28,9 @@ __all__ = ["Method", "Recipe", "TrainedModel", "train"]
 
 #: Cross-entropy, alone and with EDDA; supervised contrastive learning, alone and with ExCon and ExConB; SimCLR with ExCon.
 Method = Literal["ce", "edda", "supcon", "excon", "exconb", "exsimclr"]
+
+#: Where the last whole epoch lies, in the folder of a run.
+_LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -174,18 +177,18 @@ def train(
     lightning.seed_everything(recipe.seed, verbose=False)
     data = _data(recipe, datasets or datasets_of(recipe.data))
     module = _module(recipe, explainer)
+    last = out / _LAST
     run = lightning.Trainer(
         max_epochs=recipe.epochs * (2 if recipe.is_contrastive else 1),
         default_root_dir=out,
         logger=_logger(logger, out),
-        callbacks=[ModelCheckpoint(out / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1)],
+        callbacks=[_LastCheckpoint(last)],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         precision=recipe.precision,  # type: ignore[arg-type]  # Lightning checks the word
         num_sanity_val_steps=0,
         **trainer,
     )
-    last = out / "checkpoints" / "last.ckpt"
     run.fit(module, data, ckpt_path=last if last.is_file() else None)
     accuracy = float(run.callback_metrics["validation_accuracy"]) if run.callback_metrics else float("nan")
     model = module.model.eval()
@@ -194,12 +197,25 @@ def train(
     return TrainedModel(model, accuracy, data, out)
 
 
+class _LastCheckpoint(Checkpoint):
+    """Writes a checkpoint after each epoch, as a whole or not at all, also where temporary files lie on another disk."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            partial.replace(self._file)
+
+
 def _begin(recipe: Recipe, out: Path, resume: bool) -> None:
     """Note the recipe in the folder of the run, or see that it is the one noted there."""
     out.mkdir(parents=True, exist_ok=True)
     file, said = out / "recipe.json", {**asdict(recipe), "lm_plugins": lm_plugins.__version__}
     said = json.loads(json.dumps(said))
-    last = out / "checkpoints" / "last.ckpt"
+    last = out / _LAST
     if not resume:
         last.unlink(missing_ok=True)
     if last.is_file() and file.is_file():

@@ -23,13 +23,14 @@ def contrastive_loss(z: Tensor, labels: list[int], background: list[bool], tempe
 def published_loss(z1: Tensor, z2: Tensor, labels: list[int], real: int, temperature: float) -> Tensor:
     """ExConB as the authors' code has it, for two views of unit vectors: image `real` and later ones are background.
 
-    Both views of background are rows, the mean is over all rows times all / real, and there is a factor of temperature / 0.07.
+    Both views of background are rows, the mean is over all rows times all / real, and temperature / 0.07 is a factor.
     """
     rows = [*z1, *z2]
     n = len(z1)
     total = z1.new_zeros(())
     for i in range(2 * n):
-        positives = [p for p in range(2 * n) if p != i and labels[p % n] == labels[i % n] and max(p % n, i % n) < real]
+        same = [p for p in range(2 * n) if p != i and labels[p % n] == labels[i % n]]
+        positives = [p for p in same if max(p % n, i % n) < real]
         logits = [rows[i] @ rows[a] / temperature for a in range(2 * n)]
         largest = max(float(one) for one in logits)
         denominator = sum((one - largest).exp() for a, one in enumerate(logits) if a != i)

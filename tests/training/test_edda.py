@@ -153,7 +153,7 @@ def test_refresh_needs_the_same_images():
     augment = edda(refresh=3)
     x, labels = images()
     augment(network(4), x, labels, range(4))
-    with pytest.raises(ShapeError, match="the same in every epoch"):
+    with pytest.raises(ShapeError, match="the same in every"):
         augment(network(4), x[..., :6], labels, range(4))
 
 
@@ -180,7 +180,7 @@ def test_layer_masking_in_training_mode():
     x, labels = images()
     model = network(4)
     views = edda(removal="layer_masking")(model, x, labels)
-    with pytest.raises(TrainingModeError, match="model.eval"):
+    with pytest.raises(TrainingModeError, match=r"model\.eval"):
         views.logits(model)
 
 
@@ -244,6 +244,7 @@ def test_what_is_no_explainer():
         (torch.zeros(2, 3, 8, 8), [0, 1], InputTypeError, "list"),
         (torch.zeros(2, 3, 8, 8), torch.tensor([0]), ShapeError, r"\(2,\)"),
         (torch.zeros(3, 8, 8), torch.tensor([0]), ShapeError, "N, C, H, W"),
+        (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64), ShapeError, "empty"),
         (torch.full((1, 3, 8, 8), torch.nan), torch.tensor([0]), NonFiniteError, "NaN"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), InputTypeError, "uint8"),
     ],
@@ -251,8 +252,3 @@ def test_what_is_no_explainer():
 def test_bad_input(x, labels, error, words):
     with pytest.raises(error, match=words):
         edda()(network(4), x, labels)
-
-
-def test_no_images():
-    views = edda()(network(4), torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64))
-    assert len(views) == 0

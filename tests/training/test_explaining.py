@@ -18,10 +18,12 @@ EXPLAINERS = {
     "Saliency": Attribution(Saliency, abs=False),
     "IntegratedGradients": Attribution(IntegratedGradients, n_steps=3),
     "DeepLift": Attribution(DeepLift),
-    "ShapleyValueSampling": Attribution(ShapleyValueSampling, n_samples=1, feature_mask=torch.arange(64).view(8, 8) // 16),
+    "ShapleyValueSampling": Attribution(
+        ShapleyValueSampling, n_samples=1, feature_mask=torch.arange(64).view(8, 8) // 16
+    ),
     "occlusion": Attribution(Occlusion, sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4)),
-    "SISE": Attribution(lambda model: SISE(model, layers=["0"])),
-    "RISE": Attribution(lambda model: RISE(model, n_masks=5, seed=0)),
+    "SISE": Attribution(lambda model: SISE(model, layers=["0"], output="logits")),
+    "RISE": Attribution(lambda model: RISE(model, output="logits"), n_masks=5, seed=0),
 }
 
 
@@ -117,7 +119,7 @@ def test_bad_explainers(explainer, error, words):
 def test_what_is_no_classifier():
     with pytest.raises(InputTypeError, match="logits"):
         GradCam("0")(nn.Sequential(nn.Conv2d(3, 4, 3)), *images())
-    with pytest.raises(OptionError, match="label 2 .* 2 outputs"):
+    with pytest.raises(OptionError, match=r"label 2 .* 2 outputs"):
         GradCam("0")(network(2).eval(), *images())
 
 
@@ -131,4 +133,8 @@ def test_what_is_no_explainer():
 
 
 def test_no_images():
-    assert explained(network(), left_half, torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)).shape == (0, 8, 8)
+    assert explained(network(), left_half, torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)).shape == (
+        0,
+        8,
+        8,
+    )
