@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models import CifarResNet
 from PIL import Image
 from torch import Tensor, nn
 
@@ -61,6 +62,13 @@ class Elsewhere:
         return 1 - torch.stack([one.roll(by, (0, 1)) for one, by in zip(region, rolls, strict=True)]).to(x.dtype)
 
 
+def resnet8(outputs: int) -> nn.Module:
+    """The smallest CIFAR ResNet, untrained."""
+    model = CifarResNet(1)
+    model.linear = nn.Linear(64, outputs)
+    return model
+
+
 #: How each arm differs from the others.
 ARMS: dict[str, dict[str, object]] = {
     "ce": {"method": "ce"},
@@ -80,8 +88,9 @@ ARMS: dict[str, dict[str, object]] = {
 def trained(arm: str, seed: int, options: argparse.Namespace, data: tuple[Jpegs, Jpegs]) -> TrainedModel:
     """Train one arm, or go on with it."""
     given: dict[str, object] = {
-        "data": str(options.train), "classes": 10, "layer": LAYER, "mean": MEAN, "std": STD, "epochs": options.epochs,
-        "batch_size": 64, "start": options.start, "learning_rate": 0.05, "colour_jitter": False, "smallest_crop": 0.5,
+        "data": str(options.train), "classes": 10, "model": "training:resnet8", "layer": LAYER, "mean": MEAN, "std": STD,
+        "epochs": options.epochs,
+        "batch_size": 50, "start": options.start, "learning_rate": 0.1, "colour_jitter": False, "smallest_crop": 0.5,
         "validation": 0.1, "seed": seed,
     }  # fmt: skip
     given |= ARMS[arm]
@@ -108,7 +117,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--count", type=int, default=3000, help="training images, validation included")
+    parser.add_argument("--count", type=int, default=2500, help="training images, validation included")
     parser.add_argument("--tests", type=int, default=1000, help="test images")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--fine-tuning", type=int, default=2, help="epochs of the fine-tuned arms")

@@ -64,6 +64,8 @@ def _checked(option: click.Parameter, value: Any, where: str) -> Any:
         expected, fits = "true or false", isinstance(value, bool)
     elif isinstance(option.type, click.types.IntParamType):
         expected, fits = "a whole number", type(value) is int
+    elif isinstance(option.type, click.types.FloatParamType):
+        expected, fits = "a number", type(value) in (int, float)
     elif option.type is NUMBERS:
         expected, fits = "a number or a list of numbers", all(type(one) in (int, float) for one in listed)
     elif isinstance(option.type, Names) or option.nargs == -1:

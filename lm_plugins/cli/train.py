@@ -53,6 +53,11 @@ _METHODS = ("ce", "edda", "supcon", "excon", "exconb", "exsimclr")
     help="Share of the training images that is held out.",
 )
 @click.option(
+    "--colour-jitter/--no-colour-jitter",
+    default=None,
+    help="Change colours of views. By default contrastive methods do.",
+)
+@click.option(
     "--smallest-crop",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.2,

@@ -68,6 +68,9 @@ def explained(
         InputTypeError: It returned no floating-point tensor.
     """
     found = []
+    if labels.is_inference():  # the model's own answers, say; autograd takes none
+        with torch.inference_mode(False):
+            labels = labels.clone()
     with undisturbed(model, training_mode=training_mode):
         for part, its_labels in zip(torch.split(x.detach(), batch_size), torch.split(labels, batch_size), strict=True):
             maps = explainer(model, part, its_labels)

@@ -16,7 +16,7 @@ from lm_plugins.errors import InputTypeError, OptionError
 
 __all__ = ["Batch", "ImageData", "datasets_of"]
 
-#: Keys: ``whole``, ``view`` and ``other``, images ``(N, C, H, W)``; ``label`` and ``index``, int64 ``(N,)``.
+#: Keys: ``whole``, ``view`` and, of two views, ``other``: images ``(N, C, H, W)``; ``label`` and ``index``: int64 ``(N,)``.
 Batch = dict[str, Tensor]
 
 
@@ -98,6 +98,7 @@ class ImageData(lightning.LightningDataModule):
         validation: Share of `train` that is held out, for every choice.
         smallest_crop: Smallest share of the area that a view shows.
         colour_jitter: Change colours of views, as contrastive learning does.
+        two_views: Draw two views of each image, for contrastive learning.
         workers: Processes that decode images.
         seed: Of the split, the order and the views.
 
@@ -121,6 +122,7 @@ class ImageData(lightning.LightningDataModule):
         validation: float = 0.1,
         smallest_crop: float = 0.2,
         colour_jitter: bool = True,
+        two_views: bool = True,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -132,10 +134,11 @@ class ImageData(lightning.LightningDataModule):
             raise OptionError(f"{len(train)} training images cannot be split: {validation:.0%} of them for validation.")
         order = np.random.default_rng(seed).permutation(len(train))
         transform = _transform(size, mean, std, smallest_crop, colour_jitter)
+        drawn = dict.fromkeys(("view", "other")[: 1 + two_views], transform)
         whole = v2.Compose([v2.Resize((size, size), antialias=True), v2.Normalize(list(mean), list(std))])
-        self._train = _Views(train, order[held_out:].tolist(), classes, whole, transform, seed)
-        self._validation = _Views(train, order[:held_out].tolist(), classes, whole, None, seed)
-        self._test = _Views(test, list(range(len(test))), classes, whole, None, seed)
+        self._train = _Views(train, order[held_out:].tolist(), classes, whole, drawn, seed)
+        self._validation = _Views(train, order[:held_out].tolist(), classes, whole, {}, seed)
+        self._test = _Views(test, list(range(len(test))), classes, whole, {}, seed)
         self._batch_size = batch_size
         self._workers = workers
         self._seed = seed
@@ -177,10 +180,12 @@ class _EpochSampler(Sampler[tuple[int, int]]):
 class _Views(Dataset[Batch]):
     """Samples by their number, or by (epoch, number) where views are drawn."""
 
-    def __init__(self, data: Labelled, numbers: list[int], classes: int, whole: Any, transform: Any, seed: int) -> None:
+    def __init__(
+        self, data: Labelled, numbers: list[int], classes: int, whole: Any, drawn: dict[str, Any], seed: int
+    ) -> None:
         self._data: Subset[Any] = Subset(data, numbers)  # type: ignore[arg-type]
         self._numbers, self._classes, self._seed = numbers, classes, seed
-        self._whole, self._transform = whole, transform
+        self._whole, self._drawn = whole, drawn
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -198,11 +203,11 @@ class _Views(Dataset[Batch]):
         x = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True).as_subclass(Tensor)
         x = x[:3] if len(x) == 4 else x.expand(3, -1, -1)
         found = {"whole": self._whole(x), "label": label, "index": number}
-        if self._transform is None:
+        if not self._drawn:
             return found
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.default_rng([self._seed, epoch, number]).integers(2**62)))
-            return found | {"view": self._transform(x), "other": self._transform(x)}
+            return found | {name: transform(x) for name, transform in self._drawn.items()}
 
 
 def _transform(size: int, mean: Sequence[float], std: Sequence[float], smallest: float, colour: bool) -> Any:

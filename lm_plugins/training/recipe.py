@@ -242,6 +242,7 @@ def _data(recipe: Recipe, datasets: tuple[Labelled, Labelled]) -> ImageData:
         recipe.validation,
         recipe.smallest_crop,
         jitter,
+        recipe.is_contrastive,
         recipe.workers,
         recipe.seed,
     )

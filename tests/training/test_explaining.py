@@ -74,6 +74,17 @@ def test_a_batch_equals_its_images():
     torch.testing.assert_close(whole, explained(model, GradCam("0"), x, labels, batch_size=1))
 
 
+def test_labels_of_inference_mode():
+    model = network().eval()
+    x, _ = images()
+    with torch.inference_mode():
+        labels = model(x).argmax(1)
+    for explainer in (GradCam("0"), Attribution(Saliency)):
+        torch.testing.assert_close(
+            explained(model, explainer, x, labels), explained(model, explainer, x, labels.clone())
+        )
+
+
 def test_the_mode_of_the_model_as_published():
     model = network()
     x, labels = images()
