@@ -11,7 +11,6 @@ import click
 from lm_plugins.cli.answers import output_option, with_field
 from lm_plugins.cli.config_file import config_option
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
-from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.output import examples, note, print_json, say, writable_folder
 from lm_plugins.cli.parameters import (
@@ -27,6 +26,7 @@ from lm_plugins.cli.parameters import (
 )
 from lm_plugins.errors import ImageFileError, MissingDependencyError, OptionError
 from lm_plugins.progress import progress
+from lm_plugins.scale.methods import METHODS
 
 __all__ = ["explain"]
 

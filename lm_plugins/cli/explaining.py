@@ -15,11 +15,11 @@ from lm_plugins.audit import deletion
 from lm_plugins.checks import check_target
 from lm_plugins.checks.explanations import warn_of_zeros
 from lm_plugins.cli.answers import answered, of_image
-from lm_plugins.cli.explanation_methods import Method, Question
 from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.removal import Removal
 from lm_plugins.report import ExplainedImage, Explanation
+from lm_plugins.scale.methods import Method, Question
 
 __all__ = ["explained_image", "ranks_of", "write_arrays", "write_figures"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from lm_plugins.cli.decoding import read_image
 from lm_plugins.cli.output import plain
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.errors import ImageFileError
+from lm_plugins.scale.decoding import read_image
 
 __all__ = ["SUFFIXES", "ImageFiles", "find_images"]
 

@@ -2,8 +2,8 @@
 
 import click
 
-from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.output import examples, print_table
+from lm_plugins.scale.methods import METHODS
 
 __all__ = ["methods"]
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_plugins.cli.decoding import read_image
 from lm_plugins.cli.loading_images import ImageFiles
 from lm_plugins.errors import ImageFileError, LabelFileError
+from lm_plugins.scale.decoding import read_image
 
 __all__ = ["read_object_masks"]
 

@@ -55,7 +55,7 @@ def _escaped(found: re.Match[str]) -> str:
 _OPTIONS = {
     r"resume=False(, or --no-resume)?": "--no-resume",
     r"\boutput='(\w+)' \(--output \1\)": r"--output \1",
-    r"\b(output|target|removal|seed|size|mean|std)='?([\w.]+)'?": r"--\1 \2",
+    r"\b(output|target|removal|seed|size|mean|std|method|samples|features)='?([\w.:]+)'?": r"--\1 \2",
     r"\bbatch_size=(\d+)": r"--batch-size \1",
     r"\bn_(?:samples|masks)=(\d+)": r"--samples \1",
     r"\blayers?=": "--layer ",

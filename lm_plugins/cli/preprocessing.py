@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lm_plugins.cli.decoding import eight_bits
 from lm_plugins.errors import OptionError
 from lm_plugins.removal.colour import IMAGENET_MEAN, IMAGENET_STD
+from lm_plugins.scale.decoding import eight_bits
 
 __all__ = ["INTERPOLATIONS", "Preprocessing", "pixels_of"]
 
@@ -112,7 +112,7 @@ class Preprocessing:
         """The resized centre of an image, ``size x size``, in colour or, for one channel, grey.
 
         It is cropped after resizing, since torchvision does so and its models shall see the very same pixels. What
-        `lm_plugins.cli.decoding.read_image` lets through is short enough for that.
+        `lm_plugins.scale.decoding.read_image` lets through is short enough for that.
         """
         short = min(image.size)
         image, mode = eight_bits(image), "RGB" if len(self.mean) == 3 else "L"

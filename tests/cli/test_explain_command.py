@@ -11,14 +11,14 @@ from PIL import Image
 
 from lm_plugins.audit import deletion
 from lm_plugins.captum import FeatureAblation
-from lm_plugins.cli.decoding import read_image
 from lm_plugins.cli.exit_codes import ExitCode
-from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.parameters import built_removals
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.features import grid
 from lm_plugins.removal import as_removal
+from lm_plugins.scale.decoding import read_image
+from lm_plugins.scale.methods import METHODS
 from tests.cli.small_models import Classifier
 
 MODEL = "tests.cli.small_models:classifier"

@@ -10,10 +10,10 @@ import torch
 
 from lm_plugins.cli import program as program_module
 from lm_plugins.cli.exit_codes import ExitCode
-from lm_plugins.cli.explanation_methods import METHODS
 from lm_plugins.cli.program import program, run
 from lm_plugins.cli.removals import REMOVAL_DESCRIPTIONS
 from lm_plugins.removal import REMOVALS
+from lm_plugins.scale.methods import METHODS
 
 
 def test_models(lm_plugins_command):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lm_plugins.cli.decoding import read_image
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.preprocessing import Preprocessing
 from lm_plugins.errors import ImageFileError, OptionError
+from lm_plugins.scale.decoding import read_image
 
 SMALL = Preprocessing(32, 32)
 

@@ -1,4 +1,4 @@
-"""The methods of ``lm-plugins explain``: one table, one way to ask."""
+"""The methods that explain images, by name: one table, one way to ask."""
 
 import importlib
 import importlib.util
@@ -121,8 +121,8 @@ def _module(name: str) -> Any:
 def _occlusion(question: Question) -> Tensor:
     if question.features.kind != "grid":
         raise OptionError(
-            f"occlusion slides a square window: give --features grid:N, not {question.features}; for superpixels take "
-            "--method featureablation."
+            f"occlusion slides a square window: give features=grid:N, not {question.features}; for superpixels take "
+            "method=featureablation."
         )
     channels, height, width = question.x.shape[1:]
     window = min(question.features.number, height, width)
@@ -154,8 +154,8 @@ def _check_samples(question: Question) -> None:
     features = int(question.feature_mask.max()) + 1
     if question.samples < features + 2:
         raise OptionError(
-            f"--samples {question.samples} draws fewer coalitions than the image has features ({features}), from which "
-            f"nothing can be fitted: give --samples {features + 2} or more, or fewer --features."
+            f"samples={question.samples} draws fewer coalitions than the image has features ({features}), from which "
+            f"nothing can be fitted: give samples={features + 2} or more, or fewer features."
         )
 
 
@@ -245,7 +245,7 @@ def _integrated_grad_cam(question: Question) -> Tensor:
     module = _module("attribution")
     convolutions = [name for name, one in question.model.named_modules() if isinstance(one, nn.Conv2d)]
     if question.layer is None and not convolutions:
-        raise OptionError("the model has no convolution to look at: choose a layer with --layer NAME.")
+        raise OptionError("the model has no convolution to look at: choose one with layer=NAME.")
     method = module.IntegratedGradCam(question.model, question.layer or convolutions[-1], output=question.explained)
     result: Tensor = method.attribute(question.x, target=question.target)
     size = (int(question.x.shape[2]), int(question.x.shape[3]))
@@ -255,7 +255,7 @@ def _integrated_grad_cam(question: Question) -> Tensor:
 _CAPTUM = "pip install 'lm_plugins[captum]'"
 _ATTRIBUTION = "pip install 'lm_plugins[attribution]'"
 
-#: Name for ``--method``, and the method.
+#: Name for ``method=``, and the method.
 METHODS: dict[str, Method] = {
     "occlusion": Method(
         "slide a window over the image and remove it (Captum)",

@@ -2,14 +2,14 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lm_plugins.errors import ImageFileError
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "eight_bits", "read_image"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "decoded", "eight_bits", "read_image"]
 
 #: The most pixels of a file. Decoding takes up to 16 bytes for each of them.
 MAX_PIXELS = 89_478_485
@@ -35,9 +35,27 @@ def read_image(file: Path, background: int = 255) -> Image.Image:
         ImageFileError: It is missing, no image, truncated, too large, too narrow, or of values that nobody can tell black
             and white of.
     """
+    if not file.is_file():
+        reason = "no such file" if not file.exists() else "a folder, pipe or device, no file"
+        raise ImageFileError(f"{file.name}: {reason}")
+    return decoded(file, file.name, background)
+
+
+def decoded(file: Path | BinaryIO, name: str, background: int = 255) -> Image.Image:
+    """Read one image from a stream, or from a file that is there; otherwise as `read_image`.
+
+    Args:
+        file: Its bytes.
+        name: Of the image, for messages.
+        background: Grey level that shows through transparent pixels, 0 to 255.
+
+    Returns:
+        The decoded image, of mode ``"L"`` or ``"RGB"``.
+
+    Raises:
+        ImageFileError: It is no image, truncated, too large, too narrow, or of values whose black and white are unknown.
+    """
     try:
-        if not file.is_file():
-            raise ImageFileError("no such file" if not file.exists() else "a folder, pipe or device, no file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_shape` refuses earlier
             with Image.open(file) as image:
@@ -47,10 +65,10 @@ def read_image(file: Path, background: int = 255) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
                 return eight_bits(image, background, white)
     except ImageFileError as error:
-        raise ImageFileError(f"{file.name}: {error}") from error
+        raise ImageFileError(f"{name}: {error}") from error
     except Exception as error:  # decoders of damaged files raise anything: SyntaxError, struct.error, KeyError, ...
         reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
-        raise ImageFileError(f"{file.name}: {reason or type(error).__name__}") from error
+        raise ImageFileError(f"{name}: {reason or type(error).__name__}") from error
 
 
 def eight_bits(image: Image.Image, background: int = 255, white: float | None = None) -> Image.Image:
@@ -72,7 +90,7 @@ def eight_bits(image: Image.Image, background: int = 255, white: float | None = 
 
     Example:
         >>> from PIL import Image
-        >>> from lm_plugins.cli.decoding import eight_bits
+        >>> from lm_plugins.scale.decoding import eight_bits
         >>> eight_bits(Image.new("I;16", (1, 1), 32896)).getpixel((0, 0))
         128
         >>> eight_bits(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lm_plugins.cli.decoding import MAX_ASPECT, eight_bits, read_image
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.errors import ImageFileError
+from lm_plugins.scale.decoding import MAX_ASPECT, eight_bits, read_image
 
 RAMP = np.linspace(0, 1, 40)[None].repeat(32, 0)
 
@@ -123,7 +123,7 @@ def test_the_longest_shape_that_is_let_through_is_resized_to_a_stated_size(monke
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     file = saved(tmp_path, "big.png", Image.new("1", (100, 100)))
-    monkeypatch.setattr("lm_plugins.cli.decoding.MAX_PIXELS", 9_999)
+    monkeypatch.setattr("lm_plugins.scale.decoding.MAX_PIXELS", 9_999)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
     with pytest.raises(ImageFileError, match=r"big\.png: 100 x 100 pixels, more than 0 million"):
         read_image(file)
