@@ -10,6 +10,7 @@ import click
 
 from lm_plugins.cli.answers import output_option, with_field
 from lm_plugins.cli.config_file import config_option
+from lm_plugins.cli.data_set import data_set_options, explain_data_set
 from lm_plugins.cli.explaining import explained_image, write_arrays, write_figures
 from lm_plugins.cli.loading_images import find_images
 from lm_plugins.cli.output import examples, note, print_json, say, writable_folder
@@ -40,6 +41,7 @@ SHOWN = 100
         "lm-plugins explain photo.jpg --compare layer_masking,grey,blur --features grid:32",
         "lm-plugins explain photos/ --method lime --features slic:60 --samples 1000",
         "lm-plugins explain photo.jpg --model torchvision:resnet50 --method kernelshap --target 281",
+        "lm-plugins explain --images photos/ --method kernelshap --engine ray --workers 4 --out results/",
     )
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, type=click.Path(exists=True, path_type=Path))
@@ -76,6 +78,7 @@ SHOWN = 100
     show_default=True,
     help="Folder for the results.",
 )
+@data_set_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; progress goes to standard error.")
 @config_option()
 def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
@@ -84,8 +87,10 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     Writes report.html (of the first 100), explanations.json, and for each photograph its arrays (npz) and a figure (PNG,
     SVG).
     """
-    if not images:
-        raise click.UsageError("give one or more photographs, or folders of them.")
+    if bool(images) == bool(options["source"]):
+        raise click.UsageError(
+            "give one or more photographs, or folders of them; or a data set with --images, not both."
+        )
     method, removals = _checked(options)
     folder = writable_folder(options["out"])
     model, preprocessing = loaded(options)
@@ -97,6 +102,9 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
         # Without a comparison, it takes the place of the default.
         removals = removals if options["compare"] or removals != ("layer_masking",) else ()
     built = built_removals(removals, preprocessing, calibration)
+    if options["source"]:
+        explain_data_set(options, built, preprocessing, as_json)
+        return
     found = find_images(images, preprocessing, check=False)
     explained: list[Any] = []
     records: list[dict[str, Any]] = []
