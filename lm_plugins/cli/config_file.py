@@ -39,7 +39,12 @@ def _read(context: click.Context, _: click.Parameter, file: Path | None) -> None
     table = content.get(command)
     if not isinstance(table, dict):
         raise click.BadParameter(f"{file.name} has no table [{command}].")
-    known = {_shown_name(one): one for one in context.command.params if one.name not in ("config", "help")}
+    known: dict[str, click.Parameter] = {}
+    for one in context.command.params:
+        if one.name not in ("config", "help"):
+            # `explain` calls two things images: its photographs, and the option for a data set, which is `source` here.
+            shown = _shown_name(one)
+            known[str(one.name) if shown in known else shown] = one
     given: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")

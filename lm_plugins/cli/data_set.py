@@ -28,7 +28,7 @@ def data_set_options(command: Command) -> Command:
         click.option(
             "--images", "source", metavar="SOURCE",
             help="A data set in place of photographs: a folder, a .csv or .parquet list, a .tar of webdataset; also s3://... "
-            "Results are arrays and tables, without pictures; an interrupted run goes on.",
+            "Results are arrays and tables, without pictures; an interrupted run goes on. In a config file: source.",
         ),
         click.option(
             "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="With --images."

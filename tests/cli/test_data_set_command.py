@@ -59,3 +59,12 @@ def test_mistakes(lm_plugins_command, photos, tmp_path, monkeypatch, arguments, 
     )
     assert words in " ".join(err.split()), err
     assert found == code
+
+
+def test_a_config_file(lm_plugins_command, photos, tmp_path):
+    (tmp_path / "run.toml").write_text(f"[explain]\nsource = '{photos}'\nshard = 2\nmethod = 'featureablation'\n")
+    code, _, err = lm_plugins_command(
+        "explain", "--config", tmp_path / "run.toml", *SMALL[:4], "--out", tmp_path / "out"
+    )
+    assert code == 0, err
+    assert scale.open_results(tmp_path / "out").manifest["shard"] == 2
