@@ -16,6 +16,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelLoadingError",
     "NonFiniteError",
+    "NotOfferedError",
     "OptionError",
     "OutputWarning",
     "PluginWarning",
@@ -111,6 +112,10 @@ class ConformanceError(LMPluginsError, AssertionError):
 
 class MissingDependencyError(LMPluginsError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
+
+
+class NotOfferedError(LMPluginsError, ImportError):
+    """A name was asked for that is found in another library; the message says where."""
 
 
 class ModelLoadingError(LMPluginsError, ValueError):

@@ -282,6 +282,7 @@ def test_every_error_is_of_one_tree_and_of_the_builtin_that_fits():
         "UnsupportedOperatorError": NotImplementedError,
         "VerificationError": RuntimeError,
         "MissingDependencyError": ImportError,
+        "NotOfferedError": ImportError,
     }
     assert {*errors.__all__} == {
         *builtin,

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_plugins.errors import OptionError
+from lm_plugins.errors import InputTypeError, OptionError
+from lm_plugins.masking import LayerMasked
 from lm_plugins.outputs.words import rows_of
 from lm_plugins.removal import Colour, PixelColour, RandomColour, Removal, as_removal
 from lm_plugins.removal.model_call import ModelCall, seen_by
@@ -29,6 +30,7 @@ class SoftMasks:
 
     Raises:
         OptionError: A threshold is outside of [0, 1), or there is none.
+        InputTypeError: The model is a `LayerMasked`.
     """
 
     def __init__(
@@ -41,6 +43,11 @@ class SoftMasks:
         if not len(thresholds) or not all(0 <= one < 1 for one in thresholds):
             raise OptionError(f"thresholds are numbers in [0, 1), at least one of them; got {tuple(thresholds)}.")
         found = as_removal(removal)
+        if any(isinstance(module, LayerMasked) for module in call.modules()):
+            raise InputTypeError(
+                f"the model is layer-masked, and the removal is {found!r}: pass the plain model, masked.model, "
+                "with removal=masked for layer masking."
+            )
         colour = found.colour(call) if isinstance(found, PixelColour) else found
         self.fades = isinstance(colour, (Colour, RandomColour))
         self._paint = colour if isinstance(colour, (Colour, RandomColour)) else None

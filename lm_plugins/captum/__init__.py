@@ -8,6 +8,8 @@ baseline value has to survive Captum's arithmetic, any dtype works, and LIME's s
 present.
 """
 
+from typing import Any
+
 from lm_plugins.captum.explainers import (
     FeatureAblation,
     KernelShap,
@@ -17,6 +19,7 @@ from lm_plugins.captum.explainers import (
     ShapleyValueSampling,
 )
 from lm_plugins.captum.similarity import feature_similarity
+from lm_plugins.errors import NotOfferedError
 
 __all__ = [
     "FeatureAblation",
@@ -27,3 +30,15 @@ __all__ = [
     "ShapleyValues",
     "feature_similarity",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    import captum.attr
+
+    if name in captum.attr.__all__:
+        raise NotOfferedError(
+            f"lm_plugins.captum has the methods that hide something: {', '.join(sorted(__all__)[:6])}. {name} is "
+            f"Captum's own and needs no adapter: from captum.attr import {name}, with the model, or with "
+            "lm_plugins.LayerMasked(model) for an image of which something is hidden."
+        )
+    raise AttributeError(f"module {__name__} has no attribute {name}")

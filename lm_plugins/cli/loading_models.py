@@ -80,8 +80,8 @@ def load_model(name: str, checkpoint: Path | None = None, pretrained: bool = Tru
         model = _from_factory(name, kind, rest)
     else:
         raise OptionError(
-            f"no model is called {name!r}. There are {', '.join(LITE)}, torchvision:NAME[@WEIGHTS], timm:NAME and "
-            "package.module:factory; `lm-plugins models` lists names."
+            f"no model is called {name!r}.{_source_of(name)} There are {', '.join(LITE)}, torchvision:NAME[@WEIGHTS], "
+            "timm:NAME and package.module:factory; `lm-plugins models` lists names."
         )
     digest = None if checkpoint is None else _read_checkpoint(model.module, checkpoint)
     return replace(model, module=model.module.eval(), checkpoint=digest)
@@ -221,6 +221,21 @@ def _read_checkpoint(module: nn.Module, file: Path) -> str:
     except RuntimeError as error:
         raise ModelLoadingError(f"the checkpoint {file.name} does not fit the model. {error}") from error
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _source_of(name: str) -> str:
+    """A hint for the name of an architecture without its library."""
+    with contextlib.suppress(ImportError):
+        from torchvision import models
+
+        if name in models.list_models():
+            return f" Did you mean torchvision:{name}?"
+    with contextlib.suppress(ImportError):
+        import timm
+
+        if timm.is_model(name):
+            return f" Did you mean timm:{name}?"
+    return ""
 
 
 def _unknown(name: str, source: str, known: list[str]) -> str:

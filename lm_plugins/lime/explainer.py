@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from lm_plugins.checks.explanations import warn_of_few_samples, warn_of_zeros
-from lm_plugins.errors import OptionError
+from lm_plugins.errors import InputTypeError, OptionError
 from lm_plugins.features import CoalitionEvaluator
 from lm_plugins.lime.classifier import Classifier, Model, Preprocess, check_agreement
 from lm_plugins.lime.image import as_image, as_rgb
@@ -72,7 +72,7 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Model,
+        model: Model | None = None,
         preprocess: Preprocess | None = None,
         removal: Removal | str | None = None,
         output: Output | None = None,
@@ -82,6 +82,11 @@ class LimeImageExplainer(lime_image.LimeImageExplainer):  # type: ignore[misc]
         feature_selection: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
+        if model is None:
+            raise InputTypeError(
+                "the model is given here, and not as classifier_fn later: LimeImageExplainer(model, preprocess), then "
+                "explain_instance(image, top_labels=5)."
+            )
         self._classifier = Classifier(model, preprocess, removal, output)
         if not kernel_width > 0:
             raise OptionError(f"kernel_width is above 0, got {kernel_width!r}.")

@@ -1,5 +1,6 @@
 """Any torch vision model, layer-masked."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,7 @@ from lm_plugins.checks import (
     check_images,
     explaining_mismatch,
 )
-from lm_plugins.errors import InputTypeError, ShapeError
+from lm_plugins.errors import ExplanationWarning, InputTypeError, ShapeError
 from lm_plugins.masking.arguments import Arguments, several
 from lm_plugins.masking.batch_norm_folding import prepared
 from lm_plugins.masking.calibration import Calibration
@@ -27,12 +28,14 @@ from lm_plugins.masking.model_state import ModelState, has_hooks
 from lm_plugins.masking.opaque_code import check_not_traced, check_python, uncompiled
 from lm_plugins.masking.options import MaskingOptions
 from lm_plugins.masking.run import Run
-from lm_plugins.masking.sentinel import unpainted
+from lm_plugins.masking.sentinel import share_of_grey, unpainted
 from lm_plugins.masking.verification import verify
 
 __all__ = ["LayerMasked"]
 
 _WHAT = "layer masking"
+# Of the pixels of an image: photographs have next to none that are exactly 0 in every channel.
+_GREY = 0.01
 
 
 class LayerMasked(nn.Module):
@@ -108,6 +111,7 @@ class LayerMasked(nn.Module):
         self.verify = verify
         self._learned: dict[Any, _Learned] = {}
         self._watched = _Watched()
+        self._has_warned_of_grey = False
 
     def forward(
         self,
@@ -144,6 +148,9 @@ class LayerMasked(nn.Module):
                 is compiled, exported or quantized, or this is called while a tracer records. Or it returns what would compute
                 later, such as a generator.
             VerificationError: With everything visible, the model gives another output through the engine than by itself.
+
+        Warns:
+            ExplanationWarning: Without `visible`, once: images look painted in grey, and nothing is hidden in them.
         """
         return uncompiled(self._forward, x, visible, further, named)
 
@@ -193,8 +200,27 @@ class LayerMasked(nn.Module):
         x = _given(x)
         check_images(x, _WHAT)
         check_data(self.model, x, visible)
-        visible = unpainted(x) if visible is None else as_visible(visible, x)
+        if visible is None:
+            visible = unpainted(x)
+            self._look_for_grey(x, visible)
+        else:
+            visible = as_visible(visible, x)
         return x, visible, check_finite(x, _WHAT, visible)
+
+    def _look_for_grey(self, x: Tensor, visible: Tensor) -> None:
+        """Warn once of images that are painted in another colour than `MASKED`, in which nothing is hidden then."""
+        if self._has_warned_of_grey or not is_everything(visible):
+            return
+        share = share_of_grey(x.detach())
+        if share >= _GREY:
+            self._has_warned_of_grey = True
+            warnings.warn(
+                f"{share:.0%} of the pixels of an image are exactly 0, and none equals lm_plugins.MASKED: they are seen as "
+                "grey, and nothing is hidden. To hide them, pass baselines=lm_plugins.MASKED to the explainer, or the mask "
+                "to LayerMasked, (x, visible). If grey belongs to the image, pass visible=torch.ones(x.shape[2:]).",
+                ExplanationWarning,
+                stacklevel=5,
+            )
 
     def _verified(self, x: Tensor, visible: Tensor, arguments: Arguments) -> "_Learned":
         """What is known of the model once it was checked."""

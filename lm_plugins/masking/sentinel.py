@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lm_plugins.errors import MaskValueError
 
-__all__ = ["MASKED", "unpainted"]
+__all__ = ["MASKED", "share_of_grey", "unpainted"]
 
 #: A pixel whose channels all equal it is hidden. Exact in float16, bfloat16 and float32, small enough to leave distances
 #: between images meaningful, and outside of the range of normalised images.
@@ -19,6 +19,9 @@ _CHANGED_SHARE = 0.01
 # How near the sentinel rounded values are, and how far below the others it lies, in their range, if an image from 0 to 1 was
 # painted and then normalised.
 _NEAR, _FAR = 0.01, 7.0
+
+# Black in the usual normalisations is -2.2 to -1; an image whose brightest value is below this was moved there.
+_BEGIN = -3.0
 
 # How far noise carries the mean of a pixel's channels from the sentinel. Normalised images lie above that.
 _SCATTER = 4.0
@@ -53,11 +56,27 @@ def unpainted(x: Tensor) -> Tensor:
             f"row {row}, column {column}). A pixel is visible or hidden as a whole: use windows and feature masks that "
             f"span all {x.shape[1]} channels, such as sliding_window_shapes=({x.shape[1]}, height, width)."
         )
-    # What was done to one image of a batch was done to all; the one that shows and hides about as much tells most.
+    # What was done to one image of a batch was done to all; the one that shows and hides about as much tells most, and where
+    # none hides anything, the darkest.
     count = hidden.flatten(1).sum(1)
-    one = int(torch.minimum(count, hidden[0].numel() - count).argmax())
+    telling = torch.minimum(count, hidden[0].numel() - count)
+    one = int(telling.argmax() if bool(count.any()) else x.detach().flatten(1).amax(1).argmin())
     _check_unchanged(x[one : one + 1].detach(), hidden[one : one + 1])
     return ~hidden
+
+
+def share_of_grey(x: Tensor) -> float:
+    """How much of an image looks painted over in the data set's mean colour, which explainers do when no baseline is given.
+
+    Args:
+        x: Images ``(N, C, H, W)``.
+
+    Returns:
+        The largest share of pixels that are exactly 0 in all channels, of the images with values on both sides of 0.
+    """
+    is_grey = (x == 0).all(1).flatten(1).float().mean(1)
+    has_both = (x.flatten(1).amin(1) < 0) & (x.flatten(1).amax(1) > 0)
+    return float(torch.where(has_both, is_grey, 0.0).max())
 
 
 def _check_unchanged(x: Tensor, hidden: Tensor) -> None:
@@ -81,6 +100,11 @@ def _check_unchanged(x: Tensor, hidden: Tensor) -> None:
         )
     else:
         _refuse(_far_below(x), _CHANGED_SHARE, "have one colour far below everything else: as if normalised")
+        _refuse(
+            _below(x),
+            1.0,
+            "lie between lm_plugins.MASKED and every image: blends of the two, as explainers make them that interpolate",
+        )
         _refuse(_around(x), _CHANGED_SHARE, "lie around lm_plugins.MASKED, far below all others: as if noise was added")
 
 
@@ -101,6 +125,13 @@ def _around(x: Tensor) -> Tensor:
     centre = torch.where(near, mean - MASKED, 0.0).flatten(1).sum(1) / count
     is_apart = ((mean > MASKED + _SCATTER) | near).flatten(1).all(1)
     return near & (is_apart & (centre.abs() < _SCATTER / 16))[:, None, None]
+
+
+def _below(x: Tensor) -> Tensor:
+    """Bool ``(N, H, W)``: all pixels of images that lie as a whole between `MASKED` and where images begin."""
+    low, high = x.flatten(1).amin(1), x.flatten(1).amax(1)
+    is_blend = (low > MASKED) & (high < _BEGIN) & (high > low)
+    return is_blend[:, None, None].expand(-1, *x.shape[2:])
 
 
 def _far_below(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Removals by name, for every argument ``removal=``."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from lm_plugins.errors import InputTypeError, OptionError
 from lm_plugins.masking import LayerMasked
@@ -53,7 +54,9 @@ def as_removal(removal: Removal | LayerMasked | str | None) -> Removal:
         return LayerMasking(removal.options, removal.verify, removal.calibration)
     if isinstance(removal, str):
         if removal not in REMOVALS:
-            raise OptionError(f"no removal is called {removal!r}; there are {', '.join(REMOVALS)}.")
+            near = get_close_matches(removal, REMOVALS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"no removal is called {removal!r}; there are {', '.join(REMOVALS)}.{hint}")
         return REMOVALS[removal]()
     if not callable(removal) or isinstance(removal, type):
         hint = f"; did you mean {removal.__name__}()?" if isinstance(removal, type) else ""
