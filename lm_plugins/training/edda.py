@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,9 +12,10 @@ from torch.utils.data import default_collate
 from lm_plugins.errors import InputTypeError, OptionError
 from lm_plugins.removal import Removal
 from lm_plugins.training.explainers import Explainer
-from lm_plugins.training.explaining import check_labels, check_share, explained, salient_region, undisturbed
+from lm_plugins.training.explaining import check_labels, check_share
+from lm_plugins.training.explanation_driven import ExplanationDriven, check_counts
 from lm_plugins.training.region_cache import RegionCache
-from lm_plugins.training.views import Hiding, Views
+from lm_plugins.training.views import Views
 
 __all__ = ["ExplanationDrivenAugmentation", "LowConfidence"]
 
@@ -23,7 +23,7 @@ __all__ = ["ExplanationDrivenAugmentation", "LowConfidence"]
 LowConfidence = Literal["background", "negative", "uniform"]
 
 
-class ExplanationDrivenAugmentation:
+class ExplanationDrivenAugmentation(ExplanationDriven):
     """Explanation-driven data augmentation (EDDA), a callable for one's own training loop.
 
     An image whose label is y, with its salient region S (the map spread over [0, 1], above a threshold), gives two views:
@@ -88,38 +88,16 @@ class ExplanationDrivenAugmentation:
         training_mode: bool = False,
         seed: int = 0,
     ) -> None:
-        if not callable(explainer):
-            raise InputTypeError(f"explainer is a function of model, images and labels; got {explainer!r}.")
-        check_share(threshold, "threshold", below_one=True)
+        super().__init__(explainer, classes, removal, threshold, batch_size, training_mode, seed)
         check_share(probability, "probability")
+        check_counts({"warm_up": (warm_up, 0)})
         if low_confidence is not None and low_confidence not in get_args(LowConfidence):
             raise OptionError(f"low_confidence is one of {get_args(LowConfidence)} or None, got {low_confidence!r}.")
-        for name, value, least in (("classes", classes, 1), ("warm_up", warm_up, 0), ("batch_size", batch_size, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} is a whole number from {least} on, got {value!r}.")
-        self.explainer = explainer
-        self.classes = classes
-        self.threshold = threshold
         self.low_confidence = low_confidence
         self.probability = probability
         self.only_supported = only_supported
         self.warm_up = warm_up
-        self.batch_size = batch_size
-        self.training_mode = training_mode
-        self.seed = seed
-        self._hiding = Hiding(removal)
         self._cache = None if refresh is None else RegionCache(refresh)
-        self.epoch = 0
-
-    @property
-    def epoch(self) -> int:
-        """The number of the epoch, from 0; set it at the start of each."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, number: int) -> None:
-        self._epoch = number
-        self._random = np.random.default_rng([self.seed, number])
 
     @property
     def outputs(self) -> int:
@@ -191,10 +169,7 @@ class ExplanationDrivenAugmentation:
         images, its_labels = x[chosen], labels[chosen]
 
         def regions(of: Tensor) -> Tensor:
-            maps = explained(
-                model, self.explainer, images[of], its_labels[of], self.batch_size, training_mode=self.training_mode
-            )
-            return salient_region(maps, self.threshold)[0]
+            return self._salient(model, images[of], its_labels[of])[0]
 
         everything = torch.arange(len(images), device=x.device)
         if self._cache is None:
@@ -208,7 +183,7 @@ class ExplanationDrivenAugmentation:
         removed = _Part(chosen, ~salient, self._low(its_labels), is_background=True)
         if self.only_supported and len(chosen):
             of_whole, of_kept, of_removed = (
-                self._probabilities(model, x[chosen], one) for one in (torch.ones_like(salient), salient, ~salient)
+                self._answers(model, x[chosen], one).softmax(1) for one in (torch.ones_like(salient), salient, ~salient)
             )
             own = its_labels[:, None]
             kept = kept.only(of_kept.argmax(1) == its_labels)
@@ -220,15 +195,6 @@ class ExplanationDrivenAugmentation:
         if self.low_confidence == "negative":
             return labels + self.classes
         return torch.full_like(labels, -1 if self.low_confidence == "uniform" else self.classes)
-
-    def _probabilities(self, model: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
-        parts = []
-        with undisturbed(model), torch.no_grad():
-            for images, seen in zip(
-                torch.split(x, self.batch_size), torch.split(visible, self.batch_size), strict=True
-            ):
-                parts.append(self._hiding.run(model, self._hiding.painted(images, seen), seen).softmax(1))
-        return torch.cat(parts)
 
     def collate(self, model: nn.Module) -> Callable[[list[Any]], tuple[Tensor, Tensor]]:
         """A ``collate_fn`` for a DataLoader of ``(image, label)`` that augments each batch.

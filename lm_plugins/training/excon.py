@@ -4,16 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lm_plugins.errors import InputTypeError, OptionError, ShapeError
+from lm_plugins.errors import ShapeError
 from lm_plugins.removal import Removal
 from lm_plugins.training.explainers import Explainer
-from lm_plugins.training.explaining import check_labels, check_share, explained, salient_region, undisturbed
-from lm_plugins.training.views import Hiding, Views
+from lm_plugins.training.explaining import check_labels
+from lm_plugins.training.explanation_driven import ExplanationDriven, check_counts
+from lm_plugins.training.views import Views
 
 __all__ = ["ExConViews"]
 
 
-class ExConViews:
+class ExConViews(ExplanationDriven):
     """Two views of each image for supervised contrastive learning: one of them shows the explanation only.
 
     The salient region S of the whole image is left, and the rest is hidden. If the model still answers the label, this is
@@ -70,40 +71,13 @@ class ExConViews:
         training_mode: bool = False,
         seed: int = 0,
     ) -> None:
-        if not callable(explainer):
-            raise InputTypeError(f"explainer is a function of model, images and labels; got {explainer!r}.")
-        check_share(threshold, "threshold", below_one=True)
-        for name, value, least in (
-            ("classes", classes, 1),
-            ("background_views", background_views, 1),
-            ("max_background", 0 if max_background is None else max_background, 0),
-            ("start", start, 0),
-            ("batch_size", batch_size, 1),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} is a whole number from {least} on, got {value!r}.")
-        self.explainer = explainer
-        self.classes = classes
-        self.threshold = threshold
+        super().__init__(explainer, classes, removal, threshold, batch_size, training_mode, seed)
+        limit = 0 if max_background is None else max_background
+        check_counts({"background_views": (background_views, 1), "max_background": (limit, 0), "start": (start, 0)})
         self.background = background
         self.background_views = background_views
         self.max_background = max_background
         self.start = start
-        self.batch_size = batch_size
-        self.training_mode = training_mode
-        self.seed = seed
-        self._hiding = Hiding(removal)
-        self.epoch = 0
-
-    @property
-    def epoch(self) -> int:
-        """The number of the epoch, from 0; set it at the start of each."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, number: int) -> None:
-        self._epoch = number
-        self._random = np.random.default_rng([self.seed, number])
 
     def __call__(self, model: nn.Module, whole: Tensor, backup: Tensor, other: Tensor, labels: Tensor) -> Views:
         """The views of a batch.
@@ -136,7 +110,8 @@ class ExConViews:
         failed = every[:0]
         salient = seen
         if self.epoch >= self.start and len(whole):
-            salient, holds = self._region(model, whole, labels)
+            salient, is_usable = self._salient(model, whole, labels)
+            holds = is_usable & (self._answers(model, whole, salient).argmax(1) == labels)
             seen = salient | ~holds[:, None, None]
             first = torch.where(holds[:, None, None, None], self._hiding.painted(whole, salient), backup)
             # Without any region there is nothing to show, not even as background.
@@ -151,16 +126,6 @@ class ExConViews:
             torch.cat(rows),
             self._hiding.run,
         )
-
-    def _region(self, model: nn.Module, whole: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What is salient, and whether the model answers the label when it sees only that."""
-        maps = explained(model, self.explainer, whole, labels, self.batch_size, training_mode=self.training_mode)
-        salient, is_usable = salient_region(maps, self.threshold)
-        answers = []
-        with undisturbed(model, training_mode=self.training_mode), torch.no_grad():
-            for x, seen in zip(torch.split(whole, self.batch_size), torch.split(salient, self.batch_size), strict=True):
-                answers.append(self._hiding.run(model, self._hiding.painted(x, seen), seen).argmax(1))
-        return salient, (torch.cat(answers) == labels) & is_usable
 
     def _drawn(self, failed: Tensor) -> Tensor:
         """As many of them as are wanted."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_plugins.errors import OptionError, ShapeError
+from lm_plugins.errors import ShapeError
+from lm_plugins.training.explanation_driven import check_counts
 
 __all__ = ["RegionCache"]
 
@@ -22,8 +23,7 @@ class RegionCache:
     """
 
     def __init__(self, refresh: int) -> None:
-        if not isinstance(refresh, int) or isinstance(refresh, bool) or refresh < 1:
-            raise OptionError(f"refresh is a whole number of epochs above 0, got {refresh!r}.")
+        check_counts({"refresh": (refresh, 1)})
         self.refresh = refresh
         self._kept: dict[int, tuple[int, tuple[int, int], Tensor]] = {}
 
