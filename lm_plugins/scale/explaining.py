@@ -1,19 +1,20 @@
 """Explain a data set."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from lm_plugins.errors import OptionError
+from lm_plugins.errors import ExplanationWarning, LMPluginsError, OptionError
 from lm_plugins.features import Features
 from lm_plugins.outputs.words import OutputIs
 from lm_plugins.progress import progress
 from lm_plugins.removal import Removal
 from lm_plugins.scale.engines import Engine, shards_by
 from lm_plugins.scale.results import DataSetResults, open_results
-from lm_plugins.scale.sources import images_of
+from lm_plugins.scale.sources import content_digest, images_of, read
 from lm_plugins.scale.store import Store
 from lm_plugins.scale.task import Preprocess, Task
 from lm_plugins.scale.worker import shard_count
@@ -71,7 +72,7 @@ def explain(
         engine: ``"local"`` for this process, ``"ray"`` for Ray: on this machine, or on the cluster of ``RAY_ADDRESS``.
         workers: Of Ray; each has a model of its own.
         gpus: Of Ray, for each worker; 0.5 puts two on one GPU.
-        resume: Go on with what is in `out`.
+        resume: Go on with what is in `out`. Images of finished shards are read again, and explained anew where they have changed.
         show_progress: Whether there is a bar.
 
     Returns:
@@ -83,6 +84,9 @@ def explain(
         ModelLoadingError: The model cannot be made on a worker.
         MissingDependencyError: The engine is not installed.
         LMPluginsError: No image of a shard can be explained.
+
+    Warns:
+        ExplanationWarning: Images have changed since they were explained.
 
     Example:
         >>> import tempfile
@@ -108,7 +112,7 @@ def explain(
     with store.locked():
         store.begin(task.described(task.loaded_model()), resume)
         store.clean()
-        finished = store.finished()
+        finished = store.finished() - _changed(task, store)
         left = [number for number in range(shard_count(task)) if number not in finished]
         with progress(len(task.source.keys), method, show_progress) as done:
             done.skip(min(len(finished) * shard, len(task.source.keys)))
@@ -117,3 +121,24 @@ def explain(
     results = open_results(out)
     results.check_any()
     return results
+
+
+def _changed(task: Task, store: Store) -> set[int]:
+    """The finished shards with an image that is another one now, or can be read now and could not."""
+    found: dict[int, str] = {}
+    for number in store.finished():
+        for row in store.rows(number).itertuples():
+            try:
+                now = content_digest(read(task.source, int(row.index))[0])
+            except LMPluginsError:
+                now = ""
+            if now != row.digest:
+                found.setdefault(number, str(row.key))
+    if found:
+        warnings.warn(
+            f"{len(found)} shards hold images that have changed since ({', '.join(list(found.values())[:3])}): they are "
+            "explained anew.",
+            ExplanationWarning,
+            stacklevel=3,
+        )
+    return set(found)

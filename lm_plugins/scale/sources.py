@@ -1,5 +1,6 @@
 """Where the images of a data set are: folders, lists, archives and data sets, local or behind any fsspec address."""
 
+import hashlib
 import io
 import tarfile
 from collections import Counter
@@ -10,12 +11,15 @@ from typing import Any, Protocol
 
 import fsspec
 import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lm_plugins.errors import ImageFileError, InputTypeError
+from lm_plugins.errors import ImageFileError, InputTypeError, LMPluginsError
 from lm_plugins.scale.decoding import decoded
 
-__all__ = ["SUFFIXES", "ImageSource", "images_of"]
+__all__ = ["SUFFIXES", "ImageSource", "content_digest", "images_of", "read"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -41,6 +45,32 @@ class ImageSource(Protocol):
             ImageFileError: It cannot be read.
         """
         ...
+
+
+def read(source: ImageSource, index: int) -> tuple[Any, str | None]:
+    """What `ImageSource.read` gives, of whatever code a source is made.
+
+    Raises:
+        ImageFileError: It cannot be read.
+    """
+    try:
+        return source.read(index)
+    except (LMPluginsError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageFileError(f"{source.keys[index]}: {type(error).__name__}: {error}") from error
+
+
+def content_digest(image: Any) -> str:
+    """The content of what a source gave, in 16 letters; empty if it is neither a picture nor a tensor."""
+    if isinstance(image, Image.Image):
+        said, content = f"{image.mode} {image.size}", image.tobytes()
+    elif isinstance(image, Tensor):
+        flat = image.detach().cpu().contiguous().flatten()
+        said, content = f"{image.dtype} {tuple(image.shape)}", flat.view(torch.uint8).numpy().tobytes()
+    else:
+        return ""
+    return hashlib.sha256(said.encode() + content).hexdigest()[:16]
 
 
 def images_of(source: Any) -> ImageSource:
@@ -201,10 +231,7 @@ class _DataSet:
         self.keys = [str(i) for i in range(len(self.data))]
 
     def read(self, index: int) -> tuple[Any, str | None]:
-        try:
-            sample = self.data[index]
-        except Exception as error:  # of anybody's code
-            raise ImageFileError(f"image {index}: {type(error).__name__}: {error}") from error
+        sample = self.data[index]
         if isinstance(sample, dict):
             if "image" not in sample:
                 raise ImageFileError(f"image {index}: a sample with {', '.join(map(str, sample))}, and without image")

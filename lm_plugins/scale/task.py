@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lm_plugins
-from lm_plugins.errors import InputTypeError, ModelLoadingError, OptionError
+from lm_plugins.errors import ImageFileError, InputTypeError, LMPluginsError, ModelLoadingError, OptionError
 from lm_plugins.features import Features
 from lm_plugins.outputs.words import OutputIs
 from lm_plugins.removal import Removal, as_removal
@@ -107,10 +107,16 @@ class Task:
         """An image as the model takes it, ``(C, H, W)``, and its pixels on [0, 1].
 
         Raises:
+            ImageFileError: `preprocess` fails.
             InputTypeError: Without `preprocess` it is no tensor; or `preprocess` gives something else.
         """
         if self.preprocess is not None:
-            image = self.preprocess(image)
+            try:
+                image = self.preprocess(image)
+            except (LMPluginsError, MemoryError):
+                raise
+            except Exception as error:  # of anybody's code
+                raise ImageFileError(f"preprocess fails with {type(error).__name__}: {error}") from error
         elif isinstance(image, Image.Image):
             raise InputTypeError("images are pictures, and a model takes tensors: pass preprocess=.")
         x, pixels = image if isinstance(image, tuple) else (image, None)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lm_plugins.checks import check_evaluation_mode, check_finite, check_target
-from lm_plugins.errors import ImageFileError, LMPluginsError, NonFiniteError, OptionError
+from lm_plugins.errors import ImageFileError, LMPluginsError, NonFiniteError, OptionError, ShapeError
 from lm_plugins.outputs.words import as_probabilities
 from lm_plugins.removal import PixelRemoval, Removal, as_removal
 from lm_plugins.scale.methods import METHODS, Question
 from lm_plugins.scale.shared_batches import SHARED, answered_together
+from lm_plugins.scale.sources import content_digest, read
 from lm_plugins.scale.store import Store
 from lm_plugins.scale.task import Task
 
@@ -107,10 +108,12 @@ class _Image:
         self.key = task.source.keys[index]
         self.error: LMPluginsError | None = None
         self._label: str | None = None
+        self._digest = ""
         self._said: dict[str, Any] = {"target": None, "predicted": None, "probability": None}
         self.result: Tensor | None = None
         try:
-            picture, self._label = task.source.read(index)
+            picture, self._label = read(task.source, index)
+            self._digest = content_digest(picture)
             x, pixels = task.prepared(picture)
             self.x = x[None].to(task.device)
             check_finite(self.x, "scale.explain")
@@ -120,8 +123,13 @@ class _Image:
 
     def _ask(self, pixels: Tensor) -> None:
         task = self._task
-        with torch.inference_mode():
-            result = self._model(self.x)
+        try:
+            with torch.inference_mode():
+                result = self._model(self.x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ShapeError(f"the model fails on an image of shape {tuple(self.x.shape)}: {error}") from error
         if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != 1:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise OptionError(f"a data set is explained for a model that returns a tensor (N, classes), got {got}.")
@@ -155,6 +163,7 @@ class _Image:
             "index": self._index,
             "key": self.key,
             "label": self._label,
+            "digest": self._digest,
             **self._said,
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
         }

@@ -15,6 +15,7 @@ from torch import nn
 
 from lm_plugins import scale
 from lm_plugins.errors import (
+    ExplanationWarning,
     ImageFileError,
     InputTypeError,
     MissingDependencyError,
@@ -344,3 +345,52 @@ def test_pictures_without_a_folder(tmp_path):
     results = explain([(picture(i), i) for i in range(3)], tmp_path)
     assert results.table["label"].tolist() == ["0", "1", "2"]
     assert results.values(0).isfinite().all()
+
+
+def test_changed_images_are_explained_anew(tmp_path):
+    folder = folder_of(tmp_path / "photographs", 4)
+    explain(folder, tmp_path / "out", shard=2)
+    before = bytes_of(tmp_path / "out")[1]
+    picture(99).save(folder / "class1" / "001.png")
+    with pytest.warns(ExplanationWarning, match=r"class1/001\.png"):
+        results = explain(folder, tmp_path / "out", shard=2)
+    after = bytes_of(tmp_path / "out")[1]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False, True]
+    assert results.table["error"].isna().all()
+    explain(folder, tmp_path / "out", shard=2)
+
+
+def test_an_image_that_was_mended(tmp_path):
+    folder = folder_of(tmp_path / "photographs", 2)
+    (folder / "class0" / "000.png").write_bytes(b"no image")
+    assert explain(folder, tmp_path / "out").table["error"].notna().sum() == 1
+    picture(0).save(folder / "class0" / "000.png")
+    with pytest.warns(ExplanationWarning, match="have changed"):
+        assert explain(folder, tmp_path / "out").table["error"].isna().all()
+
+
+def test_code_that_fails_for_some_images(tmp_path):
+    def fails(image):
+        if image.size[0] == 36:
+            raise ValueError("too wide")
+        return preprocess(image)
+
+    data = [picture(0), picture(1).resize((30, 30)), 3]
+    results = explain(data, tmp_path, preprocess=fails)
+    assert results.table["error"].notna().tolist() == [True, False, True]
+    assert "too wide" in results.table.loc[0, "error"]
+
+
+def test_a_model_that_fails_for_some_sizes(tmp_path):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3 * 8 * 8, 2)
+
+        def forward(self, x):
+            return self.fc(nn.functional.avg_pool2d(x, 3).flatten(1))
+
+    data = [torch.randn(3, 24, 24), torch.randn(3, 27, 24)]
+    results = explain(data, tmp_path, preprocess=None, model=Fixed().eval(), removal="grey")
+    assert results.table["error"].notna().tolist() == [False, True]
+    assert "the model fails on an image of shape" in results.table.loc[1, "error"]

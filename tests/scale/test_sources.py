@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lm_plugins.errors import ImageFileError, InputTypeError
 from lm_plugins.scale import images_of
+from lm_plugins.scale.sources import read
 from tests.scale.data_sets import folder_of, picture
 
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_read(tmp_path):
             raise KeyError("lost")
 
     with pytest.raises(ImageFileError, match="KeyError"):
-        images_of(Fails()).read(0)
+        read(images_of(Fails()), 0)
 
 
 @pytest.mark.parametrize(
