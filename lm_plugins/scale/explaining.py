@@ -72,7 +72,7 @@ def explain(
         engine: ``"local"`` for this process, ``"ray"`` for Ray: on this machine, or on the cluster of ``RAY_ADDRESS``.
         workers: Of Ray; each has a model of its own.
         gpus: Of Ray, for each worker; 0.5 puts two on one GPU.
-        resume: Go on with what is in `out`. Images of finished shards are read again, and explained anew where they have changed.
+        resume: Go on with what is in `out`. Images of finished shards are read again, and explained anew if they changed.
         show_progress: Whether there is a bar.
 
     Returns:
