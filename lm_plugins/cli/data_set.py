@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -39,6 +40,7 @@ def data_set_options(command: Command) -> Command:
             "--shard", type=click.IntRange(1), default=16, show_default=True,
             help="With --images: how many are explained and written together.",
         ),
+        click.option("--gallery", is_flag=True, help="With --images: also write pages to look through, into gallery/."),
         click.option("--resume/--no-resume", default=True, help="With --images: go on where a run stopped (the default)."),
     )  # fmt: skip
     for option in reversed(options):
@@ -114,8 +116,17 @@ def explain_data_set(
     failed = {row.key: row.error for row in table[table["error"].notna()].itertuples()}
     if failed:
         note(f"{len(failed)} of {len(table)} images could not be explained; see the column error.")
+    pages = None
+    if options["gallery"]:
+        names = loaded(dict(model.options))[0].classes
+        pages = scale.write_gallery(
+            results, source, Path(options["out"]) / "gallery", None if names is None else list(names)
+        )
     if as_json:
-        print_json({"images": len(table), "failed": failed, "folder": str(options["out"])})
+        print_json(
+            {"images": len(table), "failed": failed, "folder": str(options["out"])}
+            | ({} if pages is None else {"gallery": str(pages)})
+        )
         return
     say(results.by_class().to_string())
     say(f"{len(table)} images: {options['out']}; read them with lm_plugins.scale.open_results")

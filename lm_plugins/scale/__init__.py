@@ -8,9 +8,10 @@ _FROM = {
     "explain": "explaining",
     "images_of": "sources",
     "open_results": "results",
+    "write_gallery": "gallery",
 }
 
-__all__ = ["DataSetResults", "explain", "images_of", "open_results"]
+__all__ = ["DataSetResults", "explain", "images_of", "open_results", "write_gallery"]
 
 
 def __getattr__(name: str) -> Any:

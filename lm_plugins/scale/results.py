@@ -143,6 +143,28 @@ class DataSetResults:
             found[int(index)] = float(reached) / len(sizes)
         return pd.Series(found, name="concentration", dtype=float)
 
+    def agreement(self, other: "DataSetResults") -> pd.Series:
+        """How far two explanations of the same images agree, such as those by two removals; the least first.
+
+        Args:
+            other: Results of the same images, by another removal or method.
+
+        Returns:
+            By index of the image: Spearman's rank correlation of the two maps.
+
+        Raises:
+            OptionError: The images differ.
+        """
+        if self.manifest["keys"] != other.manifest["keys"]:
+            raise OptionError("agreement compares results of the same images; these have other names.")
+        both = set(self.table.loc[self.table["error"].isna(), "index"])
+        both &= set(other.table.loc[other.table["error"].isna(), "index"])
+        found = {}
+        for index in sorted(both):
+            a, b = (pd.Series(one.attribution(int(index)).flatten().numpy()).rank() for one in (self, other))
+            found[int(index)] = float(a.corr(b)) if a.std() and b.std() else 0.0
+        return pd.Series(found, name="agreement", dtype=float).sort_values()
+
     def by_class(self) -> pd.DataFrame:
         """Images, mean probability and mean concentration, by target; the most concentrated first."""
         table = self.table[self.table["error"].isna()].set_index("index")

@@ -61,6 +61,24 @@ def test_mistakes(lm_plugins_command, photos, tmp_path, monkeypatch, arguments, 
     assert found == code
 
 
+def test_a_gallery(lm_plugins_command, photos, tmp_path):
+    code, out, err = lm_plugins_command(
+        "explain",
+        "--images",
+        photos,
+        *SMALL,
+        "--method",
+        "featureablation",
+        "--gallery",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
+    assert code == 0, err
+    assert "red" in (tmp_path / "out" / "gallery" / "index.html").read_text()
+    assert json.loads(out)["gallery"].endswith("index.html")
+
+
 def test_a_config_file(lm_plugins_command, photos, tmp_path):
     (tmp_path / "run.toml").write_text(f"[explain]\nsource = '{photos}'\nshard = 2\nmethod = 'featureablation'\n")
     code, _, err = lm_plugins_command(
