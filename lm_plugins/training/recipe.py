@@ -187,6 +187,7 @@ def train(
         enable_model_summary=False,
         precision=recipe.precision,  # type: ignore[arg-type]  # Lightning checks the word
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         **trainer,
     )
     run.fit(module, data, ckpt_path=last if last.is_file() else None)

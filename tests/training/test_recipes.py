@@ -29,7 +29,6 @@ RECIPE = Recipe(
 )  # fmt: skip
 # What Lightning says about itself and about runs this small.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
