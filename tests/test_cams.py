@@ -125,6 +125,8 @@ def targets() -> list[object]:
     return [ClassifierOutputTarget(1)] * 2
 
 
+# ScoreCAM darkens images by its maps, down to 0.
+@pytest.mark.filterwarnings("ignore:.*exactly 0, and none equals:lm_plugins.errors.ExplanationWarning")
 @pytest.mark.parametrize("name", CAMS)
 def test_cams_are_zero_where_nothing_is_visible(name: str) -> None:
     model = network()

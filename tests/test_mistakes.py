@@ -72,8 +72,12 @@ def test_layer_masked_twice(model, x):
 def test_captums_own(name):
     import lm_plugins.captum
 
-    with pytest.raises(ImportError, match=documented("Captum's own and needs no adapter")):
+    words = documented("Captum's own and needs no adapter")
+    with pytest.raises(errors.NotOfferedError, match=words):
+        exec(f"from lm_plugins.captum import {name}")
+    with pytest.raises(AttributeError, match=words):
         getattr(lm_plugins.captum, name)
+    assert not hasattr(lm_plugins.captum, name)
     with pytest.raises(AttributeError, match="no attribute Nothing"):
         lm_plugins.captum.Nothing  # noqa: B018
 

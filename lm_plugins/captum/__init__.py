@@ -8,6 +8,8 @@ baseline value has to survive Captum's arithmetic, any dtype works, and LIME's s
 present.
 """
 
+import dis
+import sys
 from typing import Any
 
 from lm_plugins.captum.explainers import (
@@ -35,10 +37,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import captum.attr
 
-    if name in captum.attr.__all__:
-        raise NotOfferedError(
-            f"lm_plugins.captum has the methods that hide something: {', '.join(sorted(__all__)[:6])}. {name} is "
-            f"Captum's own and needs no adapter: from captum.attr import {name}, with the model, or with "
-            "lm_plugins.LayerMasked(model) for an image of which something is hidden."
-        )
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+    if name not in captum.attr.__all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    message = (
+        f"lm_plugins.captum has the methods that hide something: {', '.join(sorted(__all__)[:6])}. {name} is "
+        f"Captum's own and needs no adapter: from captum.attr import {name}, with the model, or with "
+        "lm_plugins.LayerMasked(model) for an image of which something is hidden."
+    )
+    # Python would drop the message of an AttributeError here; `hasattr` needs one everywhere else.
+    caller = sys._getframe(1)
+    if dis.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM":
+        raise NotOfferedError(message)
+    raise AttributeError(message)
