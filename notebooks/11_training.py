@@ -172,5 +172,5 @@ print({measure: round(value, 1) for measure, value in measured(model.eval()).ite
 
 # %% [markdown]
 # For whole runs, with checkpoints, logging and several devices, there is `lm-plugins train --method edda|excon|exconb ...`.
-# One network, one seed and easy images show how it works, not whether it helps: the pages on [EDDA](../docs/edda.md) and
-# [ExCon](../docs/excon.md) have what was measured.
+# One network, one seed and easy images show how it works, not whether it helps: the pages `docs/edda.md` and
+# `docs/excon.md` have what was measured.

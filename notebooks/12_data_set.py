@@ -95,4 +95,4 @@ plt.show()
 # %% [markdown]
 # With several workers: `engine="ray", workers=4`, and the model as `"package.module:factory"`; on a cluster, `RAY_ADDRESS`.
 # On the command line: `lm-plugins explain --images photos/ --method kernelshap --engine ray --workers 4 --out results/`. More
-# in [docs/scale.md](../docs/scale.md).
+# in `docs/scale.md`.
