@@ -49,7 +49,7 @@ def test_the_engine_does_not_matter(cluster, photographs, tmp_path):
 
 
 def test_a_killed_worker(cluster, photographs, tmp_path):
-    explain(photographs, tmp_path / "local", shard=1, samples=60)
+    explain(photographs, tmp_path / "local", shard=1, samples=300)
     out, killed = tmp_path / "ray", []
 
     def kill():
@@ -63,7 +63,7 @@ def test_a_killed_worker(cluster, photographs, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    explain(photographs, out, shard=1, samples=60, engine="ray", workers=1, model=FACTORY)
+    explain(photographs, out, shard=1, samples=300, engine="ray", workers=1, model=FACTORY)
     killer.join()
     assert killed
     assert bytes_of(out) == bytes_of(tmp_path / "local")
