@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lm_plugins.cli.answers import answered
+from lm_plugins.cli.loading_models import LoadedModel
 from lm_plugins.cli.output import note, print_json, say
 from lm_plugins.cli.parameters import loaded
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
@@ -70,12 +71,17 @@ class _Model:
 
 
 def explain_data_set(
-    options: dict[str, Any], removals: Mapping[str, Removal], preprocessing: Preprocessing, as_json: bool
+    options: dict[str, Any],
+    model: LoadedModel,
+    removals: Mapping[str, Removal],
+    preprocessing: Preprocessing,
+    as_json: bool,
 ) -> None:
     """Explain a data set as the options say.
 
     Args:
         options: Of the command.
+        model: As the command has loaded it.
         removals: The one removal.
         preprocessing: Of the model.
         as_json: Print JSON.
@@ -91,7 +97,7 @@ def explain_data_set(
         from lm_plugins.scale.explaining import explain
     except ImportError as error:
         raise MissingDependencyError(f"--images needs more ({error}): pip install 'lm_plugins[scale]'.") from error
-    model = _Model(
+    factory = _Model(
         {name: options[name] for name in ("model", "checkpoint", "size", "mean", "std", "interpolation", "device")}
     )
     prepared = _Prepared(preprocessing)
@@ -99,11 +105,11 @@ def explain_data_set(
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints is no result of ours
         results = explain(
             source,
-            model,
+            model.module if options["engine"] == "local" else factory,
             options["out"],
             preprocess=prepared,
             removal=next(iter(removals.values())),
-            output=options["output"] or _word(model(), source, prepared),
+            output=options["output"] or _word(model.module, source, prepared),
             **{
                 name: options[name]
                 for name in (
@@ -118,10 +124,8 @@ def explain_data_set(
         note(f"{len(failed)} of {len(table)} images could not be explained; see the column error.")
     pages = None
     if options["gallery"]:
-        names = loaded(dict(model.options))[0].classes
-        pages = scale.write_gallery(
-            results, source, Path(options["out"]) / "gallery", None if names is None else list(names)
-        )
+        names = None if model.classes is None else list(model.classes)
+        pages = scale.write_gallery(results, source, Path(options["out"]) / "gallery", names)
     if as_json:
         print_json(
             {"images": len(table), "failed": failed, "folder": str(options["out"])}

@@ -103,7 +103,7 @@ def explain(images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
         removals = removals if options["compare"] or removals != ("layer_masking",) else ()
     built = built_removals(removals, preprocessing, calibration)
     if options["source"]:
-        explain_data_set(options, built, preprocessing, as_json)
+        explain_data_set(options, model, built, preprocessing, as_json)
         return
     found = find_images(images, preprocessing, check=False)
     explained: list[Any] = []

@@ -11,11 +11,9 @@ from torch import Tensor
 from lm_plugins.cli.output import plain
 from lm_plugins.cli.preprocessing import Preprocessing, pixels_of
 from lm_plugins.errors import ImageFileError
-from lm_plugins.scale.decoding import read_image
+from lm_plugins.scale.decoding import SUFFIXES, read_image
 
-__all__ = ["SUFFIXES", "ImageFiles", "find_images"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = ["ImageFiles", "find_images"]
 
 
 @dataclass(frozen=True)

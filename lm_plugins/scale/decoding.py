@@ -9,7 +9,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lm_plugins.errors import ImageFileError
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "decoded", "eight_bits", "read_image"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "SUFFIXES", "decoded", "eight_bits", "read_image"]
+
+#: How the names of images end.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 #: The most pixels of a file. Decoding takes up to 16 bytes for each of them.
 MAX_PIXELS = 89_478_485

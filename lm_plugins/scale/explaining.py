@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +111,10 @@ def explain(
         raise OptionError(f"gpus is a share of one GPU from 0 to 1, or a whole number; got {gpus!r}.")
     store = Store(out)
     with store.locked():
-        store.begin(task.described(task.loaded_model()), resume)
+        loaded = task.loaded_model()
+        if engine == "local":  # it is the worker's, too
+            task = replace(task, model=loaded)
+        store.begin(task.described(loaded), resume)
         store.clean()
         finished = store.finished() - _changed(task, store)
         left = [number for number in range(shard_count(task)) if number not in finished]

@@ -48,7 +48,7 @@ class DataSetResults:
         self.manifest = manifest
         self._store = store
         self._shards = sorted(store.finished())
-        self._arrays = lru_cache(maxsize=8)(store.arrays)
+        self._arrays, self._rows = (lru_cache(maxsize=8)(read) for read in (store.arrays, store.rows))
 
     def __len__(self) -> int:
         """How many images are explained, or have an error."""
@@ -116,7 +116,7 @@ class DataSetResults:
             raise OptionError(f"there are images 0 .. {self.manifest['images'] - 1}, asked for {index}.")
         if number not in self._shards:
             raise OptionError(f"image {index} is not explained yet.")
-        error = self._store.rows(number)["error"].iloc[place]
+        error = self._rows(number)["error"].iloc[place]
         if isinstance(error, str):
             raise OptionError(f"image {index} could not be explained: {error}")
         return self._arrays(number), place

@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lm_plugins.errors import ImageFileError, InputTypeError, LMPluginsError
-from lm_plugins.scale.decoding import decoded
+from lm_plugins.scale.decoding import SUFFIXES, decoded
 
-__all__ = ["SUFFIXES", "ImageSource", "content_digest", "images_of", "read"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = ["ImageSource", "content_digest", "images_of", "read"]
 
 
 class ImageSource(Protocol):

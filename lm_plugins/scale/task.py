@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import lm_plugins
 from lm_plugins.errors import ImageFileError, InputTypeError, LMPluginsError, ModelLoadingError, OptionError
 from lm_plugins.features import Features
+from lm_plugins.masking.calibration import digests_of
 from lm_plugins.outputs.words import OutputIs
 from lm_plugins.removal import Removal, as_removal
 from lm_plugins.scale.methods import METHODS
@@ -136,10 +138,7 @@ class Task:
     def described(self, model: nn.Module) -> dict[str, Any]:
         """What is written down: two runs with the same description have the same results."""
         keys = hashlib.sha256("\n".join(self.source.keys).encode(errors="surrogateescape")).hexdigest()
-        weights = hashlib.sha256()
-        for name, tensor in model.state_dict().items():
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        weights = hashlib.sha256(json.dumps(digests_of(model)).encode())
         return {
             "images": len(self.source.keys),
             "keys": keys[:16],

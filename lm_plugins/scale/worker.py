@@ -168,13 +168,6 @@ class _Image:
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
         }
 
-    def values(self) -> Tensor:
-        """One number for each feature."""
-        assert self.result is not None
-        values = torch.zeros(int(self.mask.max()) + 1)
-        values[self.mask.flatten().cpu()] = self.result.flatten()
-        return values
-
 
 def _arrays(images: list[_Image], by_feature: bool) -> dict[str, np.ndarray]:
     """Arrays with an entry for each image; NaN for those without a result."""
@@ -192,8 +185,7 @@ def _arrays(images: list[_Image], by_feature: bool) -> dict[str, np.ndarray]:
         h, w = one.result.shape
         masks[i, :h, :w] = one.mask.cpu()
         if by_feature:
-            found = one.values()
-            values[i, : len(found)] = found
+            values[i, one.mask.cpu().numpy()] = one.result.numpy()
         else:
             maps[i, :h, :w] = one.result
     return {"values": values, "features": masks} if by_feature else {"maps": maps}
